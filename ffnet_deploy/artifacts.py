@@ -1,0 +1,250 @@
+"""What stages hand over: records beside files, the workspace, atomic writes, and whether a file is still current."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from ffnet_deploy.errors import ArtifactError, FFNetDeployError
+
+SCHEMA = 1
+"""Version of the records' layout; a record of another version is stale."""
+
+Kind = Literal["graph", "engine"]
+_CHUNK = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_json(value: object) -> str:
+    """Hex SHA-256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; sync it and rename it into place when the block ends well.
+
+    Raises:
+        ArtifactError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+    except OSError as error:
+        raise ArtifactError(_cannot_write(path, error)) from error
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes private files; an artefact is as readable as any file of its owner.
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ArtifactError(_cannot_write(path, error)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return (
+        f"{path} cannot be written: {error.strerror or error}. "
+        "Free or unlock the folder, or name another with --workspace DIR."
+    )
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of one file: what made it, from what, and what was found in it."""
+
+    kind: Kind
+    model: str
+    precision: str
+    sha256: str
+    """Of the file beside the record; a file with another hash is damaged or half-made."""
+    size: int
+    """Bytes of the file."""
+    sources: Mapping[str, Any]
+    """Hashes of what went in: ``weights`` of a graph, ``graph`` of an engine."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked for."""
+    found: Mapping[str, Any] = field(default_factory=dict)
+    """What is really there: verification, operators, precision by layer."""
+    marks: Sequence[str] = ()
+    """What every table must say of it: "untrained", "demo weights", "off contract"."""
+    runtime: str | None = None
+    seconds: float = 0.0
+    """Time to make it."""
+    tools: Mapping[str, str] = field(default_factory=dict)
+    created: str = ""
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain JSON values."""
+        return asdict(self)
+
+
+def tool_versions(*packages: str) -> dict[str, str]:
+    """Versions of the named distributions that are installed, and of Python and this package."""
+    versions = {"python": platform.python_version()}
+    for package in ("ffnet-deploy", *packages):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601 with microseconds: records are ordered by it."""
+    return datetime.now(UTC).isoformat()
+
+
+def record_path(path: Path) -> Path:
+    """The record that belongs to a file: the file's name plus ``.json``."""
+    return path.with_name(f"{path.name}.json")
+
+
+def save_record(path: Path, record: Record) -> None:
+    """Write the record of ``path``; last, since a file without its record does not count."""
+    write_json(record_path(path), record.to_json())
+
+
+def load_record(path: Path, *, remedy: str, check: bool = True) -> Record:
+    """Read the record of ``path`` and hold the file to it.
+
+    Args:
+        path: the artefact.
+        remedy: the command that makes it again, for the message.
+        check: hash the file; False only where many records are listed.
+
+    Raises:
+        ArtifactError: no such file, no readable record, or the file is not the one recorded.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist. Run: {remedy}")
+    try:
+        values = json.loads(record_path(path).read_text("utf-8"))
+        if values.get("schema") != SCHEMA:
+            raise ArtifactError(
+                f"{path} has a record of schema {values.get('schema')} (this version reads {SCHEMA}). Run: {remedy}"
+            )
+        record = Record(**values)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} has no record beside it, so it may be half-made. Run: {remedy}") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"{record_path(path)} cannot be read ({error}). Run: {remedy}") from error
+    if check and (path.stat().st_size != record.size or sha256_of(path) != record.sha256):
+        raise ArtifactError(f"{path} is not the file its record describes: damaged or half-written. Run: {remedy}")
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What differs from the model's contract, as it stands in file names: ``[@HxW][.bN]``."""
+
+    model: str
+    hw: tuple[int, int] | None = None
+    """None is the contract's size."""
+    batch: int = 1
+
+    @property
+    def stem(self) -> str:
+        """File name without precision and ending."""
+        size = f"@{self.hw[0]}x{self.hw[1]}" if self.hw else ""
+        return f"{self.model}{size}{f'.b{self.batch}' if self.batch != 1 else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folders that commands write: ``models/``, ``engines/``, ``calibration/`` below one root."""
+
+    root: Path
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def engines(self) -> Path:
+        return self.root / "engines"
+
+    @property
+    def weights(self) -> Path:
+        return self.models / "weights"
+
+    def graph(self, stem: str, precision: str = "fp32") -> Path:
+        """``models/STEM.onnx``, or ``models/STEM.PRECISION.onnx``."""
+        return self.models / (f"{stem}.onnx" if precision == "fp32" else f"{stem}.{precision}.onnx")
+
+    def engine(self, stem: str, precision: str, runtime: str) -> Path:
+        """``engines/STEM.PRECISION.RUNTIME.engine``; ONNX Runtime's end in ``.onnxruntime.onnx``."""
+        ending = "onnx" if runtime.startswith("onnxruntime") else "engine"
+        return self.engines / f"{stem}.{precision}.{runtime}.{ending}"
+
+    def graphs(self) -> list[tuple[Path, Record]]:
+        """Every FP32 graph with a readable record, the newest first."""
+        return self._recorded(self.models, "graph", "fp32")
+
+    def engines_of(self, stem: str) -> list[tuple[Path, Record]]:
+        """Every engine of one variant with a readable record, by file name; the files are not hashed."""
+        found = [
+            (p, r) for p, r in self._recorded(self.engines, "engine") if p.name.startswith(f"{stem}.{r.precision}.")
+        ]
+        return sorted(found, key=lambda item: item[0].name)
+
+    def _recorded(self, folder: Path, kind: Kind, precision: str | None = None) -> list[tuple[Path, Record]]:
+        items = []
+        for note in folder.glob("*.json"):
+            try:
+                record = load_record(note.with_suffix(""), remedy="", check=False)
+            except FFNetDeployError:
+                continue
+            if record.kind == kind and precision in (None, record.precision):
+                items.append((note.with_suffix(""), record))
+        return sorted(items, key=lambda item: item[1].created, reverse=True)

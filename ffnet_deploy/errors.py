@@ -1,0 +1,107 @@
+"""Every error a user can meet, one class per stage.
+
+    FFNetDeployError              one line on stderr, no traceback
+    ├── UsageError                options that do not fit together                       (exit 2)
+    ├── UnknownModelError         no such name; suggests near ones                       (exit 2)
+    ├── MissingDependencyError    an optional package or device is absent                (exit 4)
+    ├── WeightsError              checkpoint absent, corrupt, or its keys do not fit     (exit 3)
+    ├── ExportError               torch.onnx could not write the graph                   (exit 3)
+    ├── PrecisionError            an FP16 or INT8 pass could not be applied              (exit 3)
+    ├── EngineError               an engine could not be built, loaded or run            (exit 3)
+    ├── ArtifactError             a file of the workspace is absent, damaged or stale    (exit 3)
+    ├── VerificationError         two runners disagree by more than the tolerance        (exit 1)
+    ├── GateError                 a gate such as --max-drop was missed                   (exit 1)
+    └── DataError                 a data set is absent, incomplete or misread            (exit 3)
+
+The class answers *where*, the message answers *what now*: "what was found (what was needed). Next step."
+Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+
+class FFNetDeployError(Exception):
+    """An expected failure: its text is one line that ends with the next step."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class UsageError(FFNetDeployError):
+    """The options given do not fit together, or do not fit the model."""
+
+    exit_code = 2
+
+
+class UnknownModelError(FFNetDeployError):
+    """The zoo has no model of this name."""
+
+    exit_code = 2
+
+
+class MissingDependencyError(FFNetDeployError):
+    """This machine lacks a package or a device that the command needs."""
+
+    exit_code = 4
+
+
+class WeightsError(FFNetDeployError):
+    """A weight file is absent, corrupt, hostile, or does not fit its model."""
+
+
+class ExportError(FFNetDeployError):
+    """PyTorch's exporter failed, or wrote operators that the contract does not allow."""
+
+
+class PrecisionError(FFNetDeployError):
+    """A precision pass could not be applied to the graph."""
+
+
+class EngineError(FFNetDeployError):
+    """A runtime refused to build, load or run an engine."""
+
+
+class ArtifactError(FFNetDeployError):
+    """A file of the workspace is absent, damaged, half-written or stale."""
+
+
+class VerificationError(FFNetDeployError):
+    """Two runners disagree by more than the tolerance."""
+
+    exit_code = 1
+
+
+class GateError(FFNetDeployError):
+    """The result is complete but misses a gate that was asked for."""
+
+    exit_code = 1
+
+
+class DataError(FFNetDeployError):
+    """A data set is absent, incomplete or unreadable."""
+
+
+# Distribution to install for each import name, where pip alone is not the whole story.
+_REMEDIES = {
+    "tensorrt": "Run: pip install 'ffnet-deploy[gpu]'",
+    "tensorrt_rtx": "Run: pip install tensorrt-rtx",
+    "onnxruntime": "Run: pip install onnxruntime-gpu (or onnxruntime)",
+    "pycuda": "Run: pip install pycuda (it needs a CUDA toolkit)",
+}
+
+
+@contextmanager
+def needs(package: str) -> Iterator[None]:
+    """Turn a failed import in the block into an instruction.
+
+    Raises:
+        MissingDependencyError: the import failed; the message says what to install.
+    """
+    try:
+        yield
+    except ImportError as error:
+        remedy = _REMEDIES.get(package, f"Run: pip install {package}")
+        raise MissingDependencyError(f"{package} cannot be imported ({error}). {remedy}") from error
