@@ -7,6 +7,7 @@ Letters in shapes: N batch, C channels, H and W of the image.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Literal
 
@@ -225,8 +226,7 @@ class ClassificationHead(nn.Module):
             Residual(c, p, bottleneck=True) for c, p in zip(channels, planes, strict=True)
         )
         self.downsampling_layers = nn.ModuleList(
-            nn.Sequential(*conv_bn(a, b, 3, 2, bias=True), nn.ReLU(inplace=True))
-            for a, b in zip(wide, wide[1:], strict=False)
+            nn.Sequential(*conv_bn(a, b, 3, 2, bias=True), nn.ReLU(inplace=True)) for a, b in itertools.pairwise(wide)
         )
         self.final_layer = nn.Sequential(*conv_bn(wide[-1], 2048, 1, bias=True), nn.ReLU(inplace=True))
         self.dropout = nn.Dropout(dropout)

@@ -233,10 +233,8 @@ def nearest(name: str, count: int = 3) -> list[str]:
     """Up to ``count`` names that look like ``name``, best first; the prefix and the case may be missing."""
     short = {n.lower().removeprefix("segmentation_").removeprefix("classification_"): n for n in reversed(SPECS)}
     full = {n.lower(): n for n in SPECS}
-    wanted = name.lower()
-    keys = difflib.get_close_matches(wanted, full, n=count, cutoff=0.6) or [
-        key for key in difflib.get_close_matches(wanted, short, n=count, cutoff=0.4)
-    ]
+    keys = difflib.get_close_matches(name.lower(), full, n=count, cutoff=0.6)
+    keys = keys or difflib.get_close_matches(name.lower(), short, n=count, cutoff=0.4)
     return [full.get(key) or short[key] for key in keys]
 
 
