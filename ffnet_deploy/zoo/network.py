@@ -8,14 +8,13 @@ Letters in shapes: N batch, C channels, H and W of the image.
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ffnet_deploy.zoo.specs import ModelSpec
+from ffnet_deploy.zoo.specs import BLUR_TAPS, ModelSpec
 
 Upsampling = Literal["nearest", "bilinear"]
 
@@ -57,19 +56,12 @@ class Smoothing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("weight", gaussian_kernel().expand(3, 1, 5, 5).clone())
+        taps = torch.tensor(BLUR_TAPS, dtype=torch.float64)
+        self.register_buffer("weight", torch.outer(taps, taps).float().expand(3, 1, 5, 5).clone())
         self.weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, (0, 0, 1, 1), mode="reflect"), self.weight, stride=2, groups=3)
-
-
-def gaussian_kernel() -> Tensor:
-    """float32 (5, 5), sums to 1: sigma 0.7 over a 5-wide impulse whose borders reflect (so radius 3 folds back)."""
-    w = [math.exp(-(k**2) / (2 * 0.7**2)) for k in range(4)]
-    total = w[0] + 2 * sum(w[1:])
-    t = torch.tensor([w[2] + w[3], w[1], w[0], w[1], w[2] + w[3]], dtype=torch.float64) / total
-    return torch.outer(t, t).float()
 
 
 class Residual(nn.Module):
@@ -99,23 +91,27 @@ class Residual(nn.Module):
         return self.relu(x + shortcut)
 
 
+def _layout(depth: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Blocks and width of each stage, and the widths of the stem's convolutions."""
+    if "N" in depth:
+        return _NARROW[depth.rstrip("NS")], (64, 128, 256) if "S" in depth else (96, 160, 320), (64, 64, 64)
+    if "S" in depth:
+        return _SLIM[depth], (64, 128, 192, 320), (32, 64)
+    return _PLAIN[depth], (64, 128, 256, 512), (64,)
+
+
 class Backbone(nn.Module):
     """(N, 3, H, W) -> the maps at 1/4, 1/8, 1/16, 1/32 (half that size each when the first stage is strided)."""
 
     def __init__(self, depth: str, *, strided: bool) -> None:
         super().__init__()
-        narrow = _NARROW.get(depth.rstrip("SN"))
+        narrow = "N" in depth
         bottleneck = depth in _BOTTLENECK_DEPTHS
-        if narrow:
-            blocks, widths, stem = narrow, (64, 128, 256) if depth.endswith("NS") else (96, 160, 320), (64, 64, 64)
-        elif depth in _SLIM:
-            blocks, widths, stem = _SLIM[depth], (64, 128, 192, 320), (32, 64)
-        else:
-            blocks, widths, stem = _PLAIN[depth], (64, 128, 256, 512), (64,)
+        blocks, widths, stem = _layout(depth)
         self.stem_convs = len(stem)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)  # of the one-convolution stem alone
         if len(stem) == 1:
             self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
-            self.maxpool = nn.MaxPool2d(3, 2, 1)
         else:
             for i, (channels, out) in enumerate(zip((3, *stem), stem, strict=False)):
                 conv, bn = conv_bn(channels, out, 3, stride=1 if i == 2 else 2)
@@ -133,12 +129,15 @@ class Backbone(nn.Module):
             self.add_module(f"layer{i + 1}", nn.Sequential(*layers))
             self.widths.append(channels)
 
+    def _stem(self, x: Tensor, i: int) -> Tensor:
+        return self.relu(self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x)))
+
     def forward(self, x: Tensor) -> list[Tensor]:
         if self.stem_convs == 1:
-            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+            x = self.maxpool(self._stem(x, 1))
         else:
             for i in range(self.stem_convs):
-                x = self.relu(self.get_submodule(f"bn{i}")(self.get_submodule(f"conv{i}")(x)))
+                x = self._stem(x, i)
         maps = [x] if self.stem_convs == 3 else []
         for i in range(self.stages):
             x = self.get_submodule(f"layer{i + 1}")(x)

@@ -6,6 +6,7 @@ Source: Qualcomm-AI-research/FFNet @2291ae7 (README tables, ``models/*.py``, ``c
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,17 @@ from ffnet_deploy.errors import UnknownModelError
 Task = Literal["segmentation", "classification"]
 Deployment = Literal["mobile", "gpu_small", "gpu_large"]
 """As published: mobile up-samples by nearest, GPUs by bilinear; the small ones have a strided first stage."""
+
+
+def _gaussian_taps() -> tuple[float, ...]:
+    # Sigma 0.7, radius 3, over a 5-wide impulse whose borders reflect: the outermost weight folds back.
+    w = [math.exp(-(k**2) / (2 * 0.7**2)) for k in range(4)]
+    total = w[0] + 2 * sum(w[1:])
+    return tuple(v / total for v in (w[2] + w[3], w[1], w[0], w[1], w[2] + w[3]))
+
+
+BLUR_TAPS = _gaussian_taps()
+"""The blur's 5x5 kernel is their outer product; they sum to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +176,7 @@ def _segmentation(backbone: str, letters: str, suffix: str, published: Published
     deployment: Deployment = "gpu_small" if strided else "gpu_large"
     if suffix.startswith("_mobile"):
         deployment = "mobile"
-    stem, up_head, segmentation_head = letters[-3:]
+    stem, up_head, segmentation_head = tuple(letters[-3:])
     parent = _classification(backbone, f"{stem}{'A' if stem == 'A' else 'B'}X", deployment)
     takes_half = deployment == "mobile" and not strided and "_pre_down" not in suffix
     return ModelSpec(

@@ -1,0 +1,42 @@
+# What one can do here. Needs Python 3.11, pip, make and a C compiler; no GPU; no network but the package index.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Written last by the set-up: an interrupted one starts again.
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint types unit export-zoo docs clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## .venv with everything, development tools included
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## the whole way once, on data that it makes itself, in demo/
+	$(BIN)/ffnet-deploy demo
+
+test: lint types unit ## linter, type checker, tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+unit: $(READY)
+	$(BIN)/python -m pytest
+
+export-zoo: $(READY) ## export and verify all 87 deployable models at their native size (about half an hour)
+	$(BIN)/python scripts/export_zoo.py
+
+docs: $(READY) ## write the generated parts of README.md and docs/ again
+	$(BIN)/python scripts/make_docs.py
+
+clean: ## remove the environment, caches and the demo's workspace
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,325 @@
+"""The command line: parse, one call into pipeline, print. Tables go to stdout, progress and errors to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ffnet_deploy import __version__, report
+from ffnet_deploy.artifacts import Workspace, write_json
+from ffnet_deploy.errors import FFNetDeployError, UsageError
+from ffnet_deploy.zoo import specs
+
+if TYPE_CHECKING:
+    from ffnet_deploy.pipeline import Progress
+
+app = typer.Typer(
+    help="From an FFNet's name to a verified ONNX graph, engines, and latency and mIoU next to the PyTorch reference.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+weights_app = typer.Typer(help="The published weights.", no_args_is_help=True, rich_markup_mode=None)
+eval_app = typer.Typer(
+    help="Accuracy of every rung next to the reference.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(weights_app, name="weights")
+app.add_typer(eval_app, name="eval")
+
+
+class Runtime(StrEnum):
+    """What ``--runtime`` takes."""
+
+    auto = "auto"
+    tensorrt = "tensorrt"
+    tensorrt_rtx = "tensorrt-rtx"
+    onnxruntime = "onnxruntime"
+
+
+def _complete(incomplete: str) -> list[str]:
+    return [name for name in specs.SPECS if incomplete.lower() in name.lower()]
+
+
+_NAME_HELP = "A model's name; left out: the model exported last."
+WorkspaceOption = Annotated[
+    Path, typer.Option("--workspace", metavar="DIR", help="Folder of models/, engines/ and calibration/.")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.", autocompletion=_complete)]
+OptionalName = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help=_NAME_HELP, autocompletion=_complete, show_default=False)
+]
+Json = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write the result or the error as JSON; - for stdout.")
+]
+Device = Annotated[int | None, typer.Option("--device", metavar="N", help="CUDA device; left out: the CPU.")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        _say(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def models(
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TEXT]", help="A name, or a part of names.", autocompletion=_complete, show_default=False
+        ),
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """List the zoo, or show one model's contract card."""
+    from ffnet_deploy import pipeline
+
+    rows = pipeline.list_models(Workspace(workspace), text or "")
+    exact = [row for row in rows if row[0].name == text]
+    if exact:
+        _say(report.card(*exact[0]))
+    elif rows:
+        _say(report.models(rows))
+    else:
+        specs.find(text or "")
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Models' names.", autocompletion=_complete, show_default=False),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All 19 archives.")] = False,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="URL_OR_FOLDER", help="A mirror instead of the published place.")
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Download published weights, resuming what broke off, and record their SHA-256."""
+    from ffnet_deploy import pipeline
+
+    if bool(names) == everything:
+        raise UsageError("Name models, or --all for every archive (one of the two was needed).")
+    wanted = specs.list_models() if everything else list(names or ())
+    with _progress() as progress:
+        fetched = pipeline.fetch_weights(Workspace(workspace), wanted, source=source, progress=progress)
+    for item in fetched:
+        for file in item.files:
+            _say(f"{file}{'' if item.origin else '  (already there)'}")
+
+
+@app.command()
+def export(
+    name: Name,
+    height: Annotated[int | None, typer.Option(help="Input height; left out: the contract's.")] = None,
+    width: Annotated[int | None, typer.Option(help="Input width; left out: the contract's.")] = None,
+    allow_size: Annotated[
+        bool, typer.Option("--allow-size", help="Admit a size off the contract, 64x64 or more.")
+    ] = False,
+    batch: Annotated[int, typer.Option(help="Images at a time.")] = 1,
+    opset: Annotated[int, typer.Option(help="ONNX opset, 18 to 23.")] = 20,
+    weights: Annotated[
+        str | None, typer.Option(metavar="FILE|random", help="A weight file, or random weights for latency work.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch missing weights.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write there instead of models/NAME.onnx.")] = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Export a model to ONNX and verify it against PyTorch."""
+    from ffnet_deploy import pipeline
+
+    spec = specs.find(name)
+    hw = None if height is None and width is None else (height or spec.input_hw[0], width or spec.input_hw[1])
+    chosen = Path(weights) if weights not in (None, pipeline.RANDOM) else weights
+    options = pipeline.ExportOptions(
+        hw=hw, allow_size=allow_size, batch=batch, opset=opset, weights=chosen, offline=offline, output=output
+    )
+    with _progress() as progress:
+        result = pipeline.export(Workspace(workspace), name, options, progress)
+    for note in result.notes:
+        _tell(f"weights: {note}")
+    _say(report.exported(result))
+
+
+@app.command()
+def build(
+    name: OptionalName = None,
+    fp32: Annotated[bool, typer.Option("--fp32", help="FP32 with TF32 off; the default.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="FP16 with FP32 inputs and outputs.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Not there yet.")] = False,
+    runtime: Annotated[
+        Runtime, typer.Option(help="auto: TensorRT with a GPU, else TensorRT-RTX; and ONNX Runtime FP32.")
+    ] = Runtime.auto,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Build engines from the exported graph."""
+    from ffnet_deploy import pipeline
+
+    if int8:
+        raise UsageError("--int8 does not exist yet (--fp32 and --fp16 do). Leave it out.")
+    space = Workspace(workspace)
+    _tell_model(space, name)
+    precisions = [p for p, asked in (("fp32", fp32), ("fp16", fp16)) if asked]
+    with _progress() as progress:
+        results = pipeline.build(space, name, precisions, runtime.value, progress=progress)
+    _say(report.built(results))
+
+
+@app.command()
+def bench(
+    name: OptionalName = None,
+    iters: Annotated[int, typer.Option(help="Runs of each rung.")] = 200,
+    device: Device = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of every rung; left out: all cores.")] = None,
+    json_file: Json = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Time the reference and every rung that can run here."""
+    from ffnet_deploy import pipeline
+
+    with _json_errors(json_file, "bench"):
+        space = Workspace(workspace)
+        _tell_model(space, name)
+        with _progress() as progress:
+            result = pipeline.bench(space, name, iters=iters, device=device, threads=threads, progress=progress)
+        _deliver(json_file, result.to_json(), report.benchmark(result))
+        failure = result.failure
+    if failure:
+        raise failure
+
+
+@eval_app.command("cityscapes")
+def eval_cityscapes(
+    name: OptionalName = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(envvar="CITYSCAPES_DATASET", metavar="DIR", help="Folder that holds leftImg8bit and gtFine."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="RUNG", help="A rung ('onnxruntime fp32') or runtime; may be repeated.")
+    ] = None,
+    device: Device = None,
+    align_corners: Annotated[bool, typer.Option("--align-corners", help="Of the final up-sampling.")] = False,
+    max_drop: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="Exit 1 if a rung is further below the reference.")
+    ] = None,
+    json_file: Json = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Score the reference and every rung that can run here on Cityscapes val."""
+    from ffnet_deploy import pipeline
+
+    with _json_errors(json_file, "eval cityscapes"):
+        if root is None:
+            raise UsageError("No data set was named. Use --root DIR, or set CITYSCAPES_DATASET.")
+        space = Workspace(workspace)
+        _tell_model(space, name)
+        options = pipeline.EvalOptions(root, tuple(only or ()), device, align_corners, max_drop)
+        with _progress() as progress:
+            result = pipeline.evaluate_cityscapes(space, name, options, progress)
+        _deliver(json_file, result.to_json(), report.evaluation(result))
+        failure = result.failure
+    if failure:
+        raise failure
+
+
+@app.command()
+def demo(
+    workspace: Annotated[Path, typer.Option("--workspace", metavar="DIR", help="Folder of the demo.")] = Path("demo"),
+) -> None:
+    """Train a small model on synthetic streets and take it through every stage."""
+    from ffnet_deploy import demo as story
+
+    with _progress() as progress:
+        for text in story.run(workspace, progress):
+            _say(text)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _tell_model(workspace: Workspace, name: str | None) -> None:
+    """Say which model is meant where the user named none."""
+    newest = workspace.graphs()[:1]
+    if name is None and newest:
+        _tell(f"model: {newest[0][0].name.removesuffix('.onnx')} (exported last)")
+
+
+def _deliver(json_file: str | None, result: dict[str, Any], text: str) -> None:
+    if json_file == "-":
+        _say(json.dumps(result, indent=2))
+        _tell(text)
+        return
+    _say(text)
+    if json_file:
+        write_json(Path(json_file), result)
+
+
+@contextmanager
+def _json_errors(json_file: str | None, command: str) -> Iterator[None]:
+    """Write an error where the JSON result would have gone."""
+    try:
+        yield
+    except FFNetDeployError as error:
+        if json_file:
+            from ffnet_deploy.artifacts import SCHEMA
+            from ffnet_deploy.pipeline import error_json
+
+            result = {"schema": SCHEMA, "command": command, "error": error_json(error)}
+            if json_file == "-":
+                _say(json.dumps(result, indent=2))
+            else:
+                write_json(Path(json_file), result)
+        raise
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress line on a terminal's stderr; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _what, _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        current = ""
+
+        def update(what: str, done: int, total: int | None) -> None:
+            nonlocal current
+            if what != current:
+                bar.reset(task)
+                current = what
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield update
+
+
+def main() -> None:
+    """Entry point: one line on stderr and the error's exit code for every expected failure."""
+    try:
+        app()
+    except FFNetDeployError as error:
+        _tell(f"error: {error}")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

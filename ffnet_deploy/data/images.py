@@ -1,0 +1,71 @@
+"""From an image file to what a network takes: decode, normalise, and the blur that halves the size."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ffnet_deploy.errors import DataError
+from ffnet_deploy.zoo.specs import BLUR_TAPS
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Of RGB/255, from ImageNet: every FFNet was trained with them."""
+
+
+def decode(path: Path, data: bytes, mode: str) -> np.ndarray:
+    """Decode an image.
+
+    Args:
+        path: where the bytes come from, for messages.
+        data: a whole PNG or JPEG file.
+        mode: ``RGB`` gives uint8 (H, W, 3); ``L`` gives the stored values of an 8-bit label image, uint8 (H, W).
+
+    Raises:
+        DataError: the bytes are not an image, are cut off, or are not of that kind.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if mode == "L" and image.mode not in ("L", "P"):
+                raise DataError(
+                    f"{path} is a {image.mode} image (a label image with 8 bits and one channel was needed). "
+                    "Use the *_labelIds.png files of gtFine."
+                )
+            # A palette image's stored indices are the labels; converting would give its colours.
+            return np.asarray(image if mode == "L" else image.convert(mode))
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be decoded ({error}). Copy this file again from the data set, then run the command again."
+        ) from error
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) RGB to float32 (1, 3, H, W), about -2.1 to 2.6."""
+    scale = np.float32(1) / (np.array(STD, np.float32) * 255)
+    shift = np.array(MEAN, np.float32) / np.array(STD, np.float32)
+    return np.ascontiguousarray((image * scale - shift).transpose(2, 0, 1))[None]
+
+
+def blur_and_halve(image: np.ndarray) -> np.ndarray:
+    """What a ``_pre_down`` model does inside, for its twin that takes the half-size image.
+
+    The kernel and the sampling phase (y = 2i+1, x = 2j+2) are the model's; its (H/2 - 1, W/2 - 2) grid is extended by
+    one row at the bottom and two columns at the right, reflected, to exactly (H/2, W/2).
+
+    Args:
+        image: float32 (N, 3, H, W), H and W even.
+
+    Returns:
+        float32 (N, 3, H/2, W/2).
+
+    Source: FFNet @2291ae7 ``ffnet_blocks.py`` (the blur), issue 2 of this project (the two extra columns).
+    """
+    height, width = image.shape[-2:]
+    padded = np.pad(image, ((0, 0), (0, 0), (1, 2), (0, 3)), mode="reflect")
+    taps = np.array(BLUR_TAPS, np.float32)
+    rows = sum(taps[k] * padded[:, :, k : k + height : 2] for k in range(len(taps)))
+    halved = sum(taps[k] * rows[:, :, :, k : k + width : 2] for k in range(len(taps)))
+    return np.ascontiguousarray(halved, dtype=np.float32)

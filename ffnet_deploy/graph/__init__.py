@@ -1,0 +1,1 @@
+"""ONNX graphs: export from PyTorch, and passes that change their precision."""

@@ -1,0 +1,207 @@
+"""Results as text: what tables, cards and summaries look like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ffnet_deploy.pipeline import Benchmark, Built, Evaluation, Exported
+    from ffnet_deploy.zoo.specs import Cost, ModelSpec
+
+Row = Sequence[object]
+
+
+def table(headers: Sequence[str], rows: Sequence[Row]) -> str:
+    """Columns of text: the first to the left, numbers and the other columns as they come, numbers to the right."""
+    cells = [[_text(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [headers, *cells]) for i in range(len(headers))]
+    right = [i > 0 and any(isinstance(row[i], int | float) for row in rows) for i in range(len(headers))]
+
+    def line(values: Sequence[str]) -> str:
+        padded = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, cells)])
+
+
+def _text(cell: object) -> str:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return "-"
+    return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+
+
+def megabytes(size: int | None) -> str | None:
+    """Bytes as "50.3 MB" (10^6)."""
+    return None if size is None else f"{size / 1e6:.1f} MB"
+
+
+def _hw(size: tuple[int, int] | None) -> str | None:
+    return None if size is None else f"{size[0]}x{size[1]}"
+
+
+def models(rows: Sequence[tuple[ModelSpec, Cost, bool]]) -> str:
+    """The zoo, one line a model; the last column says whether its weights are in the workspace."""
+    headers = ("model", "task", "for", "input", "output", "params M", "GMACs", "mIoU", "FP32 ms", "FP16 ms", "weights")
+    return table(
+        headers,
+        [
+            (
+                spec.name,
+                spec.task,
+                spec.deployment.replace("_", " "),
+                _hw(spec.input_hw),
+                _hw(spec.output_hw(*spec.input_hw)) or str(spec.classes),
+                cost.parameters / 1e6,
+                cost.macs / 1e9,
+                None if spec.published.miou is None else f"{spec.published.miou:.1f}",
+                spec.published.fp32_ms,
+                spec.published.fp16_ms,
+                "yes" if present else "no",
+            )
+            for spec, cost, present in rows
+        ],
+    )
+
+
+def card(spec: ModelSpec, cost: Cost, present: bool) -> str:
+    """A model's contract: what goes in, what is inside, what comes out, where it comes from."""
+    height, width = spec.input_hw
+    out = spec.output_hw(height, width)
+    lines = [
+        ("task", f"{spec.task}, {spec.classes} classes"),
+        ("deployment", spec.deployment.replace("_", " ")),
+        ("input", f"float32 (1, 3, {height}, {width}) RGB/255, normalised by ImageNet's mean and std"),
+        ("fed with", _fed_with(spec)),
+        ("blur inside", "yes: Gaussian 5x5, stride 2, in front of the network" if spec.pre_down else "no"),
+        ("up-sampling", "nearest" if spec.upsampling == "nearest" else "bilinear, align_corners"),
+        ("output", f"float32 (1, 19, {out[0]}, {out[1]}) logits, no soft-max" if out else "float32 (1, 1000) logits"),
+        ("to labels", "resize the logits to the image bilinearly, then arg-max" if out else "arg-max"),
+        ("parameters", f"{cost.parameters / 1e6:.2f} M"),
+        ("compute", f"{cost.macs / 1e9:.2f} GMACs (convolutions and linear layers, batch 1)"),
+        ("published", _published(spec)),
+        ("weights", f"models/weights/{spec.weights_file} ({'present' if present else 'absent'})"),
+        ("backbone from", spec.imagenet_model or "itself (trained on ImageNet)"),
+    ]
+    if spec.train:
+        lines.append(("export", "refused: only the backbone has weights, so it is for training"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join([spec.name, *(f"  {name.ljust(width)}  {text}" for name, text in lines)])
+
+
+def _fed_with(spec: ModelSpec) -> str:
+    if spec.pre_down_twin:
+        return f"the 1024x2048 image after the blur and stride of {spec.pre_down_twin} (eval does it)"
+    if spec.task == "classification":
+        return "short side resized to 256 (PIL bilinear), centre crop 224"
+    return "the 1024x2048 image as it is; never a half-size one" if spec.pre_down else "the 1024x2048 image as it is"
+
+
+def _published(spec: ModelSpec) -> str:
+    figures = spec.published
+    if figures.miou is None:
+        return "no figure"
+    times = f"; {figures.fp32_ms:g} ms FP32, {figures.fp16_ms:g} ms FP16 (2080 Ti)" if figures.fp16_ms else ""
+    return f"{figures.miou:.1f} mIoU on Cityscapes val{times}"
+
+
+def exported(result: Exported) -> str:
+    """What export wrote, and how well it agrees with PyTorch."""
+    record = result.record
+    v = record.found["verification"]
+    return (
+        f"{result.path}  {megabytes(record.size)}  opset {record.options['opset']}{_marked(record.marks)}\n"
+        f"verified against PyTorch on {v['images']} images: largest difference {v['max_difference']:.1e}, "
+        f"mean {v['mean_difference']:.1e} of the output's spread, {100 * v['equal']:.3f} % equal labels"
+    )
+
+
+def built(results: Sequence[Built]) -> str:
+    """The engines that were built."""
+    rows = [
+        (b.path, b.record.precision, b.record.runtime, megabytes(b.record.size), f"{b.record.seconds:.1f} s")
+        for b in results
+    ]
+    return table(("engine", "precision", "runtime", "size", "built in"), rows) + _marked_line(results[0].record.marks)
+
+
+def benchmark(result: Benchmark) -> str:
+    """Latency of every rung, and what could not run."""
+    first = result.latencies[0].median
+    rows = [
+        (
+            item.rung.name,
+            megabytes(item.rung.size),
+            item.median,
+            item.percentile(90),
+            item.percentile(99),
+            f"{first / item.median:.2f}x",
+        )
+        for item in result.latencies
+    ]
+    title = (
+        f"{result.model}: latency of the network alone, ms, batch {result.batch}\n"
+        f"{result.iters} runs of each in turns, {result.threads} threads, {result.environment['processor']}"
+    )
+    body = table(("rung", "file", "median", "p90", "p99", "speed-up"), rows)
+    return f"{title}\n\n{body}{skipped(result.skipped)}{_marked_line(result.marks)}"
+
+
+def evaluation(result: Evaluation) -> str:
+    """Score of every rung, IoU by class, and what could not run."""
+    rows = [
+        (rung.name, score.miou, None if i == 0 else result.drop(i), f"{score.agreement:.3f} %")
+        for i, (rung, score) in enumerate(zip(result.rungs, result.scores, strict=True))
+    ]
+    protocol = result.protocol
+    inside = f", {protocol.downsample} and stride 2 before the network" if protocol.downsample else ""
+    title = (
+        f"{result.model}: {result.title}\nlogits resized bilinearly (align_corners "
+        f"{str(protocol.align_corners).lower()}) to {_hw(protocol.size)}{inside}"
+    )
+    ious = [score.to_json()["iou"] for score in result.scores]
+    classes = [(name, *(iou[name] for iou in ious)) for name in ious[0]]
+    body = table(("rung", "mIoU", "drop", "agreement"), rows)
+    by_class = table(("IoU", *(rung.name for rung in result.rungs)), classes)
+    return f"{title}\n\n{body}\n\n{by_class}{skipped(result.skipped)}{_marked_line(result.marks)}"
+
+
+def ladder(bench: Benchmark, scored: Evaluation) -> str:
+    """Every rung in one table: size, latency, speed-up, mIoU, drop; a rung that cannot run here says why."""
+    scores = {
+        rung.name: (score, scored.drop(i))
+        for i, (rung, score) in enumerate(zip(scored.rungs, scored.scores, strict=True))
+    }
+    first = bench.latencies[0].median
+    rows: list[Row] = [
+        (
+            item.rung.name,
+            item.rung.precision,
+            megabytes(item.rung.size),
+            f"{item.median:.1f} ms",
+            f"{first / item.median:.2f}x",
+            scores[item.rung.name][0].miou,
+            scores[item.rung.name][1],
+            "",
+        )
+        for item in bench.latencies
+    ]
+    rows += [
+        (s.rung.name, s.rung.precision, megabytes(s.rung.size), None, None, None, None, f"built; {s.reason}")
+        for s in bench.skipped
+    ]
+    return table(("rung", "precision", "file", "latency", "speed-up", "mIoU", "drop", ""), rows)
+
+
+def skipped(items: Sequence[object]) -> str:
+    """Rungs that were built but did not run, with the reason; nothing where there are none."""
+    return "".join(f"\n{'' if i else chr(10)}not run: {item}" for i, item in enumerate(items))
+
+
+def _marked(marks: Sequence[str]) -> str:
+    return f"  [{', '.join(marks)}]" if marks else ""
+
+
+def _marked_line(marks: Sequence[str]) -> str:
+    return f"\n\nNote: {', '.join(marks)}." if marks else ""

@@ -1,0 +1,122 @@
+"""What can run a model, by name; each runtime's library is loaded only when it is opened."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ffnet_deploy.artifacts import load_record
+from ffnet_deploy.errors import EngineError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from ffnet_deploy.runtimes.base import Runner
+
+RUNTIMES = ("tensorrt", "tensorrt-rtx", "onnxruntime")
+REFERENCE = "pytorch"
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of the ladder: something that can, or could elsewhere, run the model."""
+
+    runtime: str
+    precision: str
+    model: str
+    shape: tuple[int, int, int, int]
+    """(N, 3, H, W) of the input ``image``."""
+    path: Path | None = None
+    """The engine; for the reference the weight file, None for random weights."""
+    size: int | None = None
+    """Bytes of the file."""
+    marks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How tables and ``--only`` call it: ``onnxruntime fp32``."""
+        return f"{self.runtime} {self.precision}"
+
+
+def default_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> int:
+    """How many GPUs the NVIDIA driver offers here."""
+    from ffnet_deploy.runtimes.cuda import visible_gpus as count
+
+    return count()
+
+
+def reason_not_here(runtime: str) -> str | None:
+    """Why this machine cannot run engines of a runtime; None if it can."""
+    if runtime == "onnxruntime":
+        return None if find_spec("onnxruntime") else "onnxruntime is not installed"
+    if runtime in ("tensorrt", "tensorrt-rtx"):
+        if not visible_gpus():
+            return "needs an NVIDIA GPU; this machine has none that the driver shows"
+        if not find_spec(runtime.replace("-", "_")):
+            return f"{runtime} is not installed"
+    return None
+
+
+def open_rung(rung: Rung, threads: int, device: int | None, spinning: bool = True) -> Runner:
+    """A runner for ``rung``; close it after use.
+
+    Raises:
+        MissingDependencyError: this machine lacks the runtime or the device.
+        EngineError: the runtime refuses the file.
+        WeightsError: the reference's weights cannot be loaded.
+    """
+    if rung.runtime == REFERENCE:
+        from ffnet_deploy.runtimes.pytorch import PyTorchRunner
+        from ffnet_deploy.zoo.specs import find
+        from ffnet_deploy.zoo.weights import load, load_random
+
+        spec = find(rung.model)
+        loaded = load_random(spec) if rung.path is None else load(spec, rung.path)
+        return PyTorchRunner(loaded.module, rung.shape, threads=threads, device=device)
+    assert rung.path is not None
+    return _open(rung.runtime, rung.path, threads, device, spinning)
+
+
+def _open(runtime: str, path: Path, threads: int, device: int | None, spinning: bool) -> Runner:
+    reason = reason_not_here(runtime)
+    if reason:
+        raise MissingDependencyError(f"{path.name} cannot run here: {reason}. Run it on the machine it was built for.")
+    if runtime == "onnxruntime":
+        from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+        return OnnxRuntimeRunner(path, threads=threads, spinning=spinning)
+    if runtime in ("tensorrt", "tensorrt-rtx"):
+        from ffnet_deploy.runtimes.tensorrt import TensorRTRunner
+
+        return TensorRTRunner("tensorrt" if runtime == "tensorrt" else "tensorrt-rtx", path, device=device or 0)
+    raise EngineError(f"{path} is an engine of {runtime!r} ({', '.join(RUNTIMES)} are known). Update ffnet-deploy.")
+
+
+def load_engine(path: str | Path, *, device: int | None = None, threads: int | None = None) -> Runner:
+    """Load an engine that ``ffnet-deploy build`` made.
+
+    Args:
+        path: the engine file; its record ``PATH.json`` must lie beside it.
+        device: GPU for TensorRT engines, 0 by default.
+        threads: for ONNX Runtime on the CPU; all cores by default.
+
+    Returns:
+        A runner: ``runner({"image": array})`` gives ``{"logits": array}``; a context manager. The image is float32
+        (N, 3, H, W), RGB/255 normalised by ImageNet's mean and std; ``runner.inputs`` has the exact shape.
+
+    Raises:
+        ArtifactError: no such file, no record, or the file is damaged.
+        MissingDependencyError: this machine cannot run it.
+        EngineError: the runtime refuses it.
+    """
+    path = Path(path)
+    record = load_record(path, remedy="ffnet-deploy build")
+    if record.kind != "engine" or record.runtime is None:
+        raise EngineError(f"{path} is a {record.kind} (an engine was needed). Run: ffnet-deploy build {record.model}")
+    return _open(record.runtime, path, threads or default_threads(), device, spinning=True)

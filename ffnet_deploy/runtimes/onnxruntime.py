@@ -1,0 +1,111 @@
+"""ONNX Runtime: optimised graphs and their runner, on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ffnet_deploy.errors import EngineError, needs
+from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
+
+with needs("onnxruntime"):
+    import onnxruntime as ort
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ffnet_deploy.runtimes.base import Feeds
+
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeRunner:
+    """Runs a graph with ONNX Runtime on the CPU."""
+
+    def __init__(self, model: Path | bytes, *, threads: int, spinning: bool = True) -> None:
+        """Load a graph.
+
+        Args:
+            model: a file, or a serialised ModelProto.
+            threads: inside an operator; operators run one after the other.
+            spinning: idle threads burn their core between operators: faster alone, slower beside other work.
+
+        Raises:
+            EngineError: ONNX Runtime refuses the graph.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        self._session = _session(model, options)
+        self.inputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_inputs()]
+        self.outputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_outputs()]
+
+    def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        check_feeds(feeds, self.inputs)
+        names = [spec.name for spec in self.outputs]
+        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+
+    def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
+        for feed in feeds:
+            check_feeds(feed, self.inputs)
+        samples = []
+        for feed in itertools.islice(itertools.cycle(feeds), iters):
+            start = time.perf_counter_ns()
+            self._session.run(None, dict(feed))
+            samples.append((time.perf_counter_ns() - start) / 1e6)
+        return samples
+
+    def close(self) -> None:
+        del self._session
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def build(graph: Path, engine: Path) -> dict[str, Any]:
+    """Write the graph as ONNX Runtime optimises it, and tell what is in it.
+
+    Only what holds on every CPU is baked in; the blocked layout that suits this one is chosen again at each load.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the graph.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(engine)
+    options.log_severity_level = _ERRORS_ONLY
+    _session(graph, options)
+    return {"nodes": _count_nodes(engine)}
+
+
+def _count_nodes(path: Path) -> dict[str, int]:
+    import onnx  # only building needs it
+
+    return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
+
+
+def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
+        named = model if isinstance(model, Path) else "The graph"
+        first = str(error).splitlines()[0]
+        raise EngineError(
+            f"{named} is refused by ONNX Runtime {ort.__version__} ({first}). Export it again."
+        ) from error
+
+
+def _tensor(node: ort.NodeArg) -> TensorSpec:
+    return TensorSpec(node.name, tuple(node.shape), _DTYPES[node.type])

@@ -1,0 +1,214 @@
+"""From a weight file to a module: safe loading, the known adjustments, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ffnet_deploy.artifacts import sha256_of
+from ffnet_deploy.errors import WeightsError
+from ffnet_deploy.zoo.network import FFNet
+from ffnet_deploy.zoo.specs import ModelSpec, find
+
+Shapes = dict[str, tuple[int, ...]]
+State = dict[str, Tensor]
+
+_BLUR = "smoothing.weight"
+_BACKBONE = "backbone_model."
+_LISTED = 4  # keys named in an error before "and N more"
+
+UNTRAINED = "untrained"
+"""Mark of everything made from random weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A module and what its weights are."""
+
+    module: FFNet
+    """In eval mode, float32, on the CPU."""
+    sha256: str
+    """Of the weight file; ``random-SEED`` for random weights."""
+    marks: tuple[str, ...] = ()
+    """What everything made from it must say."""
+    notes: tuple[str, ...] = ()
+    """Adjustments that were needed, for the user."""
+
+
+def build_model(name: str, weights: str | Path | None = None) -> nn.Module:
+    """Build a published FFNet in eval mode.
+
+    Args:
+        name: one of :func:`ffnet_deploy.list_models`.
+        weights: path of a published ``.pth``; None leaves the module freshly initialised.
+
+    Returns:
+        A module that takes float32 (N, 3, H, W), RGB/255 normalised by ImageNet's mean and std, and returns float32
+        logits: (N, 19, h, w) with h, w a quarter or an eighth of the network's input, or (N, 1000).
+
+    Raises:
+        UnknownModelError: no such name.
+        WeightsError: the file is absent, damaged, hostile, or does not fit.
+    """
+    spec = find(name)
+    return FFNet(spec).eval() if weights is None else load(spec, Path(weights)).module
+
+
+def load(spec: ModelSpec, path: Path) -> Loaded:
+    """Build ``spec`` and fill it from ``path``, strictly but for the published files' known peculiarities.
+
+    Raises:
+        WeightsError: the file is absent, damaged, hostile, or does not fit.
+    """
+    state = read_state(path)
+    fitted, marks = _fitting(spec, state)
+    state, notes = _adjusted(fitted, state)
+    module = FFNet(fitted)
+    _check_keys(spec, path, state, shapes_of(fitted))
+    # `_train` models keep their head's initialisation; every other key was checked above.
+    module.load_state_dict(state, strict=not spec.train)
+    return Loaded(module.eval(), sha256_of(path), marks, (*marks, *notes))
+
+
+def load_random(spec: ModelSpec, seed: int = 0) -> Loaded:
+    """Build ``spec`` with drawn weights whose batch norms and biases matter, for latency work and tests."""
+    module = FFNet(spec)
+    drawn = {name: draw(name, shape, seed) for name, shape in shapes_of(spec).items()}
+    state = {name: torch.from_numpy(values) for name, values in drawn.items() if values is not None}
+    module.load_state_dict({**module.state_dict(), **state})
+    return Loaded(module.eval(), f"random-{seed}", (UNTRAINED,))
+
+
+def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray | None:
+    """Values (float32, ``shape``) of one state-dict entry; None leaves it as the module made it.
+
+    Depends on the seed and the name alone, so equal layers of two models are equal. Held to
+    ``tests/data/deterministic.py``, which made the recorded outputs.
+    """
+    if name.endswith("num_batches_tracked") or name == _BLUR:
+        return None
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if name.endswith("running_mean"):
+        values = rng.normal(0.0, 0.1, shape)
+    elif name.endswith("running_var"):
+        values = rng.uniform(0.5, 1.5, shape)
+    elif len(shape) >= 2:
+        # He initialisation keeps the activations' scale through the depth.
+        values = rng.standard_normal(shape) * np.sqrt(2.0 / np.prod(shape[1:]))
+    elif name.endswith("weight"):
+        # The last batch norm of a residual branch is small, or the sum would grow with every block.
+        low, high = (0.1, 0.3) if name.endswith(("bn2.weight", "bn3.weight")) else (0.5, 1.0)
+        values = rng.uniform(low, high, shape)
+    else:
+        values = rng.normal(0.0, 0.05, shape)
+    return values.astype(np.float32)
+
+
+def shapes_of(spec: ModelSpec) -> Shapes:
+    """Every state-dict key and its shape, without allocating the weights."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in FFNet(spec).state_dict().items()}
+
+
+def read_state(path: Path) -> State:
+    """Read a state dict without running any code from it.
+
+    Raises:
+        WeightsError: no such file, not a state dict, damaged, not finite, or a pickle that wants to run code.
+    """
+    again = "Fetch it again: ffnet-deploy weights fetch NAME"
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist. {again}, or name another file with --weights FILE")
+    if not path.stat().st_size:
+        raise WeightsError(f"{path} is empty (a PyTorch state dict was needed). {again}")
+    try:
+        # From memory: a file that shrinks while it is mapped would kill the process.
+        state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "global" in str(error).lower():
+            raise WeightsError(
+                f"{path} is refused: it wants to run code while loading (a plain state dict was needed). "
+                "Do not open it elsewhere either; get the file from its publisher."
+            ) from error
+        raise WeightsError(f"{path} is not a PyTorch state dict, or damaged. {again}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        # torch.load raises whatever its zip and pickle readers meet in a damaged file.
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path} cannot be read as a PyTorch file ({first}). {again}") from error
+    return _plain(path, state)
+
+
+def _plain(path: Path, state: object) -> State:
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
+        inside = list(state)[:_LISTED] if isinstance(state, Mapping) else type(state).__name__
+        raise WeightsError(
+            f"{path} holds {inside} (a state dict, names to tensors, was needed). "
+            "Save model.state_dict() alone and name that file."
+        )
+    bad = [name for name, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if bad:
+        raise WeightsError(f"{path} has values that are not finite in {_some(bad)}. Use another checkpoint.")
+    return dict(state)
+
+
+def _fitting(spec: ModelSpec, state: State) -> tuple[ModelSpec, tuple[str, ...]]:
+    """The spec to build for this file: the ``dAAC`` files, known not to fit the code, may need another head."""
+    given = {name: tuple(value.shape) for name, value in state.items()}
+    published = spec.segmentation_head == "C" and spec.up_head == "A" and spec.strided and not spec.train
+    if not published or _same(given, shapes_of(spec)):
+        return spec, ()
+    heads = (replace(spec, up_head=up, segmentation_head=head) for up, head in product("ABC", repeat=2))
+    fits = [other for other in heads if _same(given, shapes_of(other))]
+    if len(fits) != 1:
+        return spec, ()
+    letters = f"{fits[0].up_head}{fits[0].segmentation_head}"
+    return fits[0], (f"head {letters} from the weight file instead of AC",)
+
+
+def _same(a: Shapes, b: Shapes) -> bool:
+    return {k: v for k, v in a.items() if k != _BLUR} == {k: v for k, v in b.items() if k != _BLUR}
+
+
+def _adjusted(spec: ModelSpec, state: State) -> tuple[State, tuple[str, ...]]:
+    """The file's entries after the known adjustments, and what was adjusted."""
+    if spec.train:
+        return {k: v for k, v in state.items() if k.startswith(_BACKBONE)}, ("backbone only; the head is untrained",)
+    if spec.pre_down and _BLUR not in state:
+        # Two published files lack it; it is a constant.
+        return {**state, _BLUR: FFNet(spec).state_dict()[_BLUR]}, (f"{_BLUR} added",)
+    if not spec.pre_down and _BLUR in state:
+        return {k: v for k, v in state.items() if k != _BLUR}, (f"{_BLUR} dropped",)
+    return state, ()
+
+
+def _check_keys(spec: ModelSpec, path: Path, state: State, wanted: Shapes) -> None:
+    if spec.train:
+        wanted = {k: v for k, v in wanted.items() if k.startswith(_BACKBONE)}
+    missing = [k for k in wanted if k not in state]
+    unexpected = [k for k in state if k not in wanted]
+    misshapen = [
+        f"{k} {tuple(v.shape)} instead of {wanted[k]}"
+        for k, v in state.items()
+        if k in wanted and tuple(v.shape) != wanted[k]
+    ]
+    if missing or unexpected or misshapen:
+        lists = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+        found = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in lists.items() if keys)
+        raise WeightsError(
+            f"{path} does not fit {spec.name}: {found}. "
+            f"Name the model it belongs to, or get {spec.weights_file}: ffnet-deploy weights fetch {spec.name}"
+        )
+
+
+def _some(keys: list[str]) -> str:
+    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
+    return ", ".join(keys[:_LISTED]) + more

@@ -1,0 +1,41 @@
+"""Print ``ffnet_deploy/zoo/costs.tsv``: parameters and multiply-accumulates of every model, counted on the networks.
+
+Run: python scripts/make_costs.py > ffnet_deploy/zoo/costs.tsv
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ffnet_deploy.zoo.network import FFNet, Smoothing
+from ffnet_deploy.zoo.specs import SPECS, Cost, ModelSpec
+
+
+def count(spec: ModelSpec) -> Cost:
+    """Trace a model on the meta device at its contract's size, batch 1: no weight or map is computed."""
+    macs = 0
+
+    def add(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        if isinstance(module, nn.Conv2d | nn.Linear | Smoothing):
+            weight = module.weight
+            macs += output.numel() * weight[0].numel()
+
+    with torch.device("meta"):
+        model = FFNet(spec).eval()
+        for module in model.modules():
+            module.register_forward_hook(add)
+        model(torch.zeros(1, 3, *spec.input_hw))
+    return Cost(sum(p.numel() for p in model.parameters()), macs)
+
+
+def main() -> None:
+    print("model\tparameters\tmacs")
+    for name, spec in SPECS.items():
+        cost = count(spec)
+        print(f"{name}\t{cost.parameters}\t{cost.macs}")
+
+
+if __name__ == "__main__":
+    main()
