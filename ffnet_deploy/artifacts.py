@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -20,7 +20,7 @@ from ffnet_deploy.errors import ArtifactError, FFNetDeployError
 SCHEMA = 1
 """Version of the records' layout; a record of another version is stale."""
 
-Kind = Literal["graph", "engine"]
+Kind = Literal["weights", "graph", "engine"]
 _CHUNK = 1 << 20
 
 
@@ -42,34 +42,45 @@ def hash_json(value: object) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; sync it and rename it into place when the block ends well.
 
+    The temporary file is locked while it is written, and what a killed process left of it is written over.
+
     Raises:
-        ArtifactError: the folder cannot be written, or the disk is full.
+        ArtifactError: the folder cannot be written, the disk is full, or another process writes the same file.
     """
+    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
+        handle = _locked(part)
+    except BlockingIOError as error:
+        raise ArtifactError(f"{path} is being written by another process. Wait for it, then run this again.") from error
     except OSError as error:
         raise ArtifactError(_cannot_write(path, error)) from error
-    part = Path(name)
     try:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        # mkstemp makes private files; an artefact is as readable as any file of its owner.
-        part.chmod(0o666 & ~_umask())
         part.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise ArtifactError(_cannot_write(path, error)) from error
     finally:
         part.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _locked(part: Path) -> int:
+    """Open and lock a temporary file; the lock goes with the process that holds it, however that ends."""
+    while True:
+        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between our two calls its owner may have renamed it: then this is no temporary file any more.
+            if part.exists() and os.path.samestat(os.fstat(handle), part.stat()):
+                return handle
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:

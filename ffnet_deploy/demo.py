@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ffnet_deploy import pipeline, report
+from ffnet_deploy import artifacts, pipeline, report
 from ffnet_deploy.artifacts import Workspace
+from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.pipeline import Progress
 from ffnet_deploy.zoo import specs
 
@@ -17,6 +19,8 @@ TRAIN = {"ahornstadt": 12, "birkenau_am_see": 12}
 VAL = {"eichenfurt": 6, "lindenhafen": 6}
 _SEED = 7
 _ITERS = 40
+_TRAINING = {"seed": _SEED, "train": TRAIN}
+"""What the weights depend on; other values train again."""
 
 
 def run(folder: Path, progress: Progress) -> Iterator[str]:
@@ -32,14 +36,14 @@ def run(folder: Path, progress: Progress) -> Iterator[str]:
     _draw(data, progress)
 
     checkpoint = folder / "weights" / "ffnet46NS_CCC_demo.pth"
-    if checkpoint.exists():
+    if _is_trained(checkpoint):
         yield f"2/6  trained before -> {checkpoint}"
     else:
         yield f"2/6  training {MODEL} on the train scenes -> {checkpoint}"
         _train(data, checkpoint, progress)
 
     yield f"3/6  ffnet-deploy export {MODEL} --weights {checkpoint}"
-    options = pipeline.ExportOptions(weights=checkpoint, offline=True, marks=(MARK,))
+    options = pipeline.ExportOptions(weights=checkpoint, offline=True)
     yield report.exported(pipeline.export(workspace, MODEL, options, progress))
 
     yield "4/6  ffnet-deploy build --fp32 --fp16"
@@ -68,10 +72,19 @@ def _draw(data: Path, progress: Progress) -> None:
         )
 
 
+def _is_trained(checkpoint: Path) -> bool:
+    try:
+        record = artifacts.load_record(checkpoint, remedy="ffnet-deploy demo")
+    except ArtifactError:
+        return False
+    return record.options == _TRAINING
+
+
 def _train(data: Path, checkpoint: Path, progress: Progress) -> None:
     from ffnet_deploy.data.cityscapes import find_split
     from ffnet_deploy.demo_training import train
 
+    started = time.monotonic()
     train(
         specs.find(MODEL),
         find_split(data, "train").samples,
@@ -79,3 +92,17 @@ def _train(data: Path, checkpoint: Path, progress: Progress) -> None:
         seed=_SEED,
         progress=lambda done, total, _loss: progress("training", done, total),
     )
+    record = artifacts.Record(
+        kind="weights",
+        model=MODEL,
+        precision="fp32",
+        sha256=artifacts.sha256_of(checkpoint),
+        size=checkpoint.stat().st_size,
+        sources={},
+        options=_TRAINING,
+        marks=(MARK,),
+        seconds=round(time.monotonic() - started, 1),
+        tools=artifacts.tool_versions("torch", "numpy"),
+        created=artifacts.now(),
+    )
+    artifacts.save_record(checkpoint, record)

@@ -90,8 +90,6 @@ class ExportOptions:
     """A file, ``random``, or None for the published place."""
     offline: bool = False
     output: Path | None = None
-    marks: tuple[str, ...] = ()
-    """What the caller knows of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ def export(workspace: Workspace, name: str, options: ExportOptions, progress: Pr
     progress("loading weights", 0, None)
     loaded = _load(workspace, spec, file)
     off = (OFF_CONTRACT,) if (height, width) != spec.input_hw else ()
-    marks = (*loaded.marks, *options.marks, *off)
+    marks = (*loaded.marks, *_marks_beside(file), *off)
 
     progress("exporting", 0, None)
     from ffnet_deploy.graph.export import export as export_graph
@@ -230,6 +228,13 @@ def _load(workspace: Workspace, spec: ModelSpec, file: Path | None) -> Loaded:
     # After loading: a file that cannot be read is not worth remembering.
     check_recorded(file, workspace.weights)
     return loaded
+
+
+def _marks_beside(file: Path | None) -> tuple[str, ...]:
+    """What the record beside a weight file, where there is one, says that everything made from it must say."""
+    if file is None or not artifacts.record_path(file).exists():
+        return ()
+    return tuple(artifacts.load_record(file, remedy="the command that made these weights").marks)
 
 
 def _relative(workspace: Workspace, file: Path | None) -> str | None:
