@@ -288,10 +288,14 @@ def _json_errors(json_file: str | None, command: str) -> Iterator[None]:
         raise
 
 
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """A progress line on a terminal's stderr; nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not _on_terminal():
         yield lambda _what, _done, _total: None
         return
     from rich.console import Console
@@ -319,6 +323,9 @@ def main() -> None:
     except FFNetDeployError as error:
         _tell(f"error: {error}")
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        # Between two commands' worth of code; inside one, Typer ends the same way.
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ffnet_deploy import artifacts, pipeline, report
 from ffnet_deploy.artifacts import Workspace
+from ffnet_deploy.data.cityscapes import find_split
+from ffnet_deploy.data.scenes import write_cityscapes
+from ffnet_deploy.demo_training import STEPS, train
 from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.pipeline import Progress
 from ffnet_deploy.zoo import specs
@@ -15,42 +21,58 @@ from ffnet_deploy.zoo import specs
 MODEL = "segmentation_ffnet46NS_CCC_mobile"
 MARK = "demo weights"
 """Stands on everything made from them."""
-TRAIN = {"ahornstadt": 12, "birkenau_am_see": 12}
-VAL = {"eichenfurt": 6, "lindenhafen": 6}
 _SEED = 7
-_ITERS = 40
-_TRAINING = {"seed": _SEED, "train": TRAIN}
-"""What the weights depend on; other values train again."""
 
 
-def run(folder: Path, progress: Progress) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How large the demo is; other values train again."""
+
+    size: tuple[int, int] = (1024, 2048)
+    """(H, W) of the scenes; the model takes half of it."""
+    train: Mapping[str, int] = field(default_factory=lambda: {"ahornstadt": 12, "birkenau": 12})
+    """Scenes for each invented city."""
+    val: Mapping[str, int] = field(default_factory=lambda: {"eichenfurt": 6, "lindenhafen": 6})
+    steps: int = STEPS
+    iters: int = 40
+
+    def training(self) -> dict[str, Any]:
+        """What the weights depend on."""
+        return {"size": list(self.size), "cities": dict(self.train), "steps": self.steps, "seed": _SEED}
+
+
+def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[str]:
     """Make data and weights, export, build, bench, eval; yields what to print as it goes.
 
     Args:
         folder: workspace of the demo; what is complete there is not made again.
         progress: told how far the stage is.
+        plan: sizes; the real ones by default.
     """
+    plan = plan or Plan()
     workspace = Workspace(folder)
     data = folder / "cityscapes"
-    yield f"1/6  drawing {sum(TRAIN.values())} + {sum(VAL.values())} street scenes, 1024x2048 -> {data}"
-    _draw(data, progress)
+    count = f"{sum(plan.train.values())} + {sum(plan.val.values())}"
+    yield f"1/6  drawing {count} street scenes, {plan.size[0]}x{plan.size[1]} -> {data}"
+    _draw(data, plan, progress)
 
     checkpoint = folder / "weights" / "ffnet46NS_CCC_demo.pth"
-    if _is_trained(checkpoint):
+    if _is_trained(checkpoint, plan):
         yield f"2/6  trained before -> {checkpoint}"
     else:
         yield f"2/6  training {MODEL} on the train scenes -> {checkpoint}"
-        _train(data, checkpoint, progress)
+        _train(data, checkpoint, plan, progress)
 
     yield f"3/6  ffnet-deploy export {MODEL} --weights {checkpoint}"
-    options = pipeline.ExportOptions(weights=checkpoint, offline=True)
+    half = (plan.size[0] // 2, plan.size[1] // 2)
+    options = pipeline.ExportOptions(hw=half, allow_size=True, weights=checkpoint, offline=True)
     yield report.exported(pipeline.export(workspace, MODEL, options, progress))
 
     yield "4/6  ffnet-deploy build --fp32 --fp16"
     yield report.built(pipeline.build(workspace, MODEL, ("fp32", "fp16"), progress=progress))
 
-    yield f"5/6  ffnet-deploy bench --iters {_ITERS}"
-    latency = pipeline.bench(workspace, MODEL, iters=_ITERS, progress=progress)
+    yield f"5/6  ffnet-deploy bench --iters {plan.iters}"
+    latency = pipeline.bench(workspace, MODEL, iters=plan.iters, progress=progress)
     yield report.benchmark(latency)
 
     yield f"6/6  ffnet-deploy eval cityscapes --root {data}"
@@ -59,37 +81,29 @@ def run(folder: Path, progress: Progress) -> Iterator[str]:
     yield f"{MODEL}, {MARK}, synthetic streets: the ladder\n\n{report.ladder(latency, scores)}"
 
 
-def _draw(data: Path, progress: Progress) -> None:
-    from ffnet_deploy.data.scenes import write_cityscapes
-
-    for split, cities in (("train", TRAIN), ("val", VAL)):
-        write_cityscapes(
-            data,
-            split,
-            cities,
-            seed=_SEED,
-            progress=lambda done, total, split=split: progress(f"drawing {split} scenes", done, total),  # type: ignore[misc]
-        )
+def _draw(data: Path, plan: Plan, progress: Progress) -> None:
+    for split, cities in (("train", plan.train), ("val", plan.val)):
+        report_to = partial(progress, f"drawing {split} scenes")
+        write_cityscapes(data, split, cities, seed=_SEED, size=plan.size, progress=report_to)
 
 
-def _is_trained(checkpoint: Path) -> bool:
+def _is_trained(checkpoint: Path, plan: Plan) -> bool:
     try:
         record = artifacts.load_record(checkpoint, remedy="ffnet-deploy demo")
     except ArtifactError:
         return False
-    return record.options == _TRAINING
+    return record.options == plan.training()
 
 
-def _train(data: Path, checkpoint: Path, progress: Progress) -> None:
-    from ffnet_deploy.data.cityscapes import find_split
-    from ffnet_deploy.demo_training import train
-
+def _train(data: Path, checkpoint: Path, plan: Plan, progress: Progress) -> None:
     started = time.monotonic()
     train(
         specs.find(MODEL),
         find_split(data, "train").samples,
         checkpoint,
+        steps=plan.steps,
         seed=_SEED,
+        size=plan.size,
         progress=lambda done, total, _loss: progress("training", done, total),
     )
     record = artifacts.Record(
@@ -99,7 +113,7 @@ def _train(data: Path, checkpoint: Path, progress: Progress) -> None:
         sha256=artifacts.sha256_of(checkpoint),
         size=checkpoint.stat().st_size,
         sources={},
-        options=_TRAINING,
+        options=plan.training(),
         marks=(MARK,),
         seconds=round(time.monotonic() - started, 1),
         tools=artifacts.tool_versions("torch", "numpy"),

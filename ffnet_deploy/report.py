@@ -41,28 +41,27 @@ def _hw(size: tuple[int, int] | None) -> str | None:
     return None if size is None else f"{size[0]}x{size[1]}"
 
 
-def models(rows: Sequence[tuple[ModelSpec, Cost, bool]]) -> str:
-    """The zoo, one line a model; the last column says whether its weights are in the workspace."""
+def models(rows: Sequence[tuple[ModelSpec, Cost, bool]], *, presence: bool = True) -> str:
+    """The zoo, one line a model; with ``presence`` the last column says whether its weights are in the workspace."""
     headers = ("model", "task", "for", "input", "output", "params M", "GMACs", "mIoU", "FP32 ms", "FP16 ms", "weights")
-    return table(
-        headers,
-        [
-            (
-                spec.name,
-                spec.task,
-                spec.deployment.replace("_", " "),
-                _hw(spec.input_hw),
-                _hw(spec.output_hw(*spec.input_hw)) or str(spec.classes),
-                cost.parameters / 1e6,
-                cost.macs / 1e9,
-                None if spec.published.miou is None else f"{spec.published.miou:.1f}",
-                spec.published.fp32_ms,
-                spec.published.fp16_ms,
-                "yes" if present else "no",
-            )
-            for spec, cost, present in rows
-        ],
-    )
+    cells = [
+        (
+            spec.name,
+            spec.task,
+            spec.deployment.replace("_", " "),
+            _hw(spec.input_hw),
+            _hw(spec.output_hw(*spec.input_hw)) or str(spec.classes),
+            cost.parameters / 1e6,
+            cost.macs / 1e9,
+            None if spec.published.miou is None else f"{spec.published.miou:.1f}",
+            spec.published.fp32_ms,
+            spec.published.fp16_ms,
+            "yes" if present else "no",
+        )
+        for spec, cost, present in rows
+    ]
+    shown = len(headers) if presence else len(headers) - 1
+    return table(headers[:shown], [row[:shown] for row in cells])
 
 
 def card(spec: ModelSpec, cost: Cost, present: bool) -> str:

@@ -1,0 +1,135 @@
+"""Write the generated parts of README.md and docs/; ``--check`` only tells whether they are current.
+
+A generated part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
+
+Run: make docs
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ffnet_deploy import pipeline, report
+from ffnet_deploy.artifacts import Workspace
+
+ROOT = Path(__file__).parents[1]
+MEASUREMENTS = ROOT / "docs" / "measurements"
+PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/measurements.md")
+COMMANDS = ("", "models", "weights fetch", "export", "build", "bench", "eval cityscapes", "demo")
+MAP = (
+    "cli.py", "pipeline.py", "errors.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",
+    "runtimes/__init__.py", "verify.py", "evaluate.py", "bench.py", "report.py",
+)  # fmt: skip
+
+
+def _fenced(text: str, language: str = "text") -> str:
+    return f"```{language}\n{text.rstrip()}\n```"
+
+
+def _help(command: str) -> str:
+    # A process of its own with a fixed width: help wraps at the terminal's.
+    run = [sys.executable, "-m", "ffnet_deploy.cli", *command.split(), "--help"]
+    environment = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "PATH": "/usr/bin:/bin"}
+    text = subprocess.run(run, capture_output=True, text=True, check=True, env=environment).stdout
+    return text.replace("python -m ffnet_deploy.cli", "ffnet-deploy").replace("cli.py", "ffnet-deploy")
+
+
+def help_short() -> str:
+    """The list of commands."""
+    return _fenced(_help(""))
+
+
+def help_all() -> str:
+    """Every command's help."""
+    return "\n\n".join(f"## ffnet-deploy {command}".rstrip() + f"\n\n{_fenced(_help(command))}" for command in COMMANDS)
+
+
+def code_map() -> str:
+    """Files and rooms with the first sentence of their docstrings."""
+    lines = []
+    for name in MAP:
+        text = ast.get_docstring(ast.parse((ROOT / "ffnet_deploy" / name).read_text("utf-8"))) or ""
+        where = name.removesuffix("__init__.py")
+        lines.append(f"{where:14}{text.splitlines()[0]}")
+    return _fenced("\n".join(lines))
+
+
+def zoo() -> str:
+    """All 94 models."""
+    return _fenced(report.models(pipeline.list_models(Workspace(Path("/nonexistent"))), presence=False))
+
+
+def commands() -> str:
+    """The README's commands and what they printed when they were last recorded."""
+    kept = _measured("four_commands.json")
+    shown = []
+    for item in kept["commands"]:
+        code = f"[exit code {item['exit_code']}]\n" if item["exit_code"] else ""
+        shown.append(f"$ {item['command']}\n{item['stderr']}{item['stdout']}{code}")
+    return _fenced("\n".join(shown), "console")
+
+
+def export_zoo() -> str:
+    """What ``make export-zoo`` measured: the worst agreement and the time of each model."""
+    kept = _measured("export_zoo.json")
+    rows = [
+        (
+            name,
+            report.megabytes(m.get("bytes")),
+            f"{m['verification']['max_difference']:.1e}" if m["ok"] else m["error"],
+            f"{100 * m['verification']['equal']:.3f} %" if m["ok"] else None,
+        )
+        for name, m in kept["models"].items()
+    ]
+    good = sum(m["ok"] for m in kept["models"].values())
+    tools = ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
+    text = report.table(("model", "graph", "largest difference", "equal labels"), rows)
+    return f"{good} of {len(rows)} export and verify ({tools}).\n\n{_fenced(text)}"
+
+
+def _measured(name: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((MEASUREMENTS / name).read_text("utf-8"))
+    return values
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "help": help_short,
+    "help-all": help_all,
+    "map": code_map,
+    "zoo": zoo,
+    "commands": commands,
+    "export-zoo": export_zoo,
+}
+
+
+def filled(page: str) -> str:
+    """The text of a page with its generated parts as they should be now."""
+    text = (ROOT / page).read_text("utf-8")
+
+    def fill(found: re.Match[str]) -> str:
+        name = found["name"]
+        return f"<!-- begin {name} -->\n{PARTS[name]()}\n<!-- end {name} -->"
+
+    return re.sub(r"<!-- begin (?P<name>[\w-]+) -->.*?<!-- end (?P=name) -->", fill, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    """Write, or with ``--check`` exit 1 if a page is not current."""
+    stale = [page for page in PAGES if filled(page) != (ROOT / page).read_text("utf-8")]
+    if "--check" in sys.argv:
+        print(f"not current: {', '.join(stale)}. Run: make docs" if stale else "current")
+        sys.exit(bool(stale))
+    for page in stale:
+        (ROOT / page).write_text(filled(page), "utf-8")
+        print(f"written: {page}")
+
+
+if __name__ == "__main__":
+    main()
