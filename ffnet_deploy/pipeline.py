@@ -219,7 +219,7 @@ def _weights_file(workspace: Workspace, spec: ModelSpec, options: ExportOptions,
 
 
 def _load(workspace: Workspace, spec: ModelSpec, file: Path | None) -> Loaded:
-    from ffnet_deploy.zoo.fetch import check_recorded
+    from ffnet_deploy.zoo.checksums import check_recorded
     from ffnet_deploy.zoo.weights import load, load_random
 
     if file is None:

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 
-from ffnet_deploy.artifacts import replacing, sha256_of, write_bytes, write_json
+from ffnet_deploy.artifacts import replacing, sha256_of, write_json
 from ffnet_deploy.errors import ArtifactError, UnknownModelError, WeightsError
+from ffnet_deploy.zoo.checksums import SUMS, check_recorded, record, recorded
 from ffnet_deploy.zoo.specs import SPECS
 
 BASE_URL = "https://github.com/Qualcomm-AI-research/FFNet/releases/download/models"
 ARCHIVES = tuple(sorted({spec.archive for spec in SPECS.values()}))
-SUMS = "SHA256SUMS"
-"""Name of the file of hashes in the weights folder; ``sha256sum -c SHA256SUMS`` reads it."""
 MEMBER_LIMIT = 1 << 30
 """Bytes of one state dict; the largest published one has 0.44 GB."""
 TOTAL_LIMIT = 8 << 30
@@ -94,80 +93,13 @@ def fetch(
     for archive in archives:
         if archive not in ARCHIVES:
             raise UnknownModelError(f"No archive is named {archive!r} (there are {', '.join(ARCHIVES)}). Name another.")
-    _recorded(folder)  # a damaged record is told before gigabytes are downloaded, not after
+    recorded(folder)  # a damaged record is told before gigabytes are downloaded, not after
     report = progress or (lambda _: None)
     place = BASE_URL if source is None else source
     if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
         urls = {archive: f"{place.rstrip('/')}/{archive}.zip" for archive in archives}
         return [_from_url(_Download(archive, url, folder), report, pauses_s) for archive, url in urls.items()]
     return [_from_folder(archive, folder, Path(place), report) for archive in dict.fromkeys(archives)]
-
-
-def check_recorded(path: Path, folder: Path) -> str:
-    """Hold a weight file to the hash of its first use, or record that if this is the first.
-
-    A file outside ``folder`` is only hashed, and so is one in a folder that cannot be written.
-
-    Returns:
-        Hex SHA-256 of the file.
-
-    Raises:
-        WeightsError: the file cannot be read, or is not the one recorded.
-    """
-    try:
-        found = sha256_of(path)
-    except OSError as error:
-        raise WeightsError(
-            f"{path} cannot be read ({error.strerror or error}). Restore the file, or name another with --weights."
-        ) from error
-    name = _name_below(path, folder)
-    if name is None:
-        return found
-    known = _recorded(folder)
-    if name not in known:
-        with suppress(ArtifactError):
-            _record(folder, {name: found})
-    elif known[name] != found:
-        raise WeightsError(
-            f"{path} has the SHA-256 {found} (recorded at its first use: {known[name]}). "
-            f"Restore the file, or delete its line in {folder / SUMS} if the change was meant."
-        )
-    return found
-
-
-def _name_below(path: Path, folder: Path) -> str | None:
-    # A link inside the folder goes by its own name, wherever it points; hence the unresolved pair first.
-    for file, base in ((path.absolute(), folder.absolute()), (path.resolve(), folder.resolve())):
-        if file.is_relative_to(base) and ".." not in file.relative_to(base).parts:
-            return file.relative_to(base).as_posix()
-    return None
-
-
-def _recorded(folder: Path) -> dict[str, str]:
-    """Hex SHA-256 by path below the folder."""
-    path = folder / SUMS
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}). Restore it, or delete it to record afresh.") from error
-    known = {}
-    for number, line in enumerate(lines, 1):
-        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line)
-        if match:
-            known[match[2]] = match[1].lower()
-        elif line.strip():
-            raise WeightsError(
-                f"Line {number} of {path} is not 'SHA-256, two spaces, path' as sha256sum writes it. "
-                "Mend or delete the line."
-            )
-    return known
-
-
-def _record(folder: Path, hashes: Mapping[str, str]) -> None:
-    known = {**_recorded(folder), **hashes}
-    write_bytes(folder / SUMS, "".join(f"{known[name]}  {name}\n" for name in sorted(known)).encode())
 
 
 def _in_place(archive: str, folder: Path) -> tuple[Path, ...]:
@@ -185,7 +117,7 @@ def _in_place(archive: str, folder: Path) -> tuple[Path, ...]:
 
 
 def _install(archive: str, folder: Path, members: Mapping[str, Iterator[bytes]], origin: str) -> Fetched:
-    known = _recorded(folder)
+    known = recorded(folder)
     hashes: dict[str, str] = {}
     # All are written and compared before the first is renamed into place.
     with ExitStack() as stack:
@@ -206,7 +138,7 @@ def _install(archive: str, folder: Path, members: Mapping[str, Iterator[bytes]],
                     f"{file} from {origin} has the SHA-256 {hashes[name]} (in place or recorded: {before}). The old "
                     f"file is kept; to take the new one, delete {target} and its line in {folder / SUMS}."
                 )
-    _record(folder, hashes)
+    record(folder, hashes)
     return Fetched(archive, tuple(folder / name for name in sorted(hashes)), origin)
 
 
