@@ -61,13 +61,19 @@ Json = Annotated[
 Device = Annotated[int | None, typer.Option("--device", metavar="N", help="CUDA device; left out: the CPU.")]
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         _say(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -109,7 +115,9 @@ def weights_fetch(
     from ffnet_deploy import pipeline
 
     if bool(names) == everything:
-        raise UsageError("Name models, or --all for every archive (one of the two was needed).")
+        raise UsageError(
+            "Models and --all do not go together, and one is needed. Name models, or give --all for every archive."
+        )
     wanted = specs.list_models() if everything else list(names or ())
     with _progress() as progress:
         fetched = pipeline.fetch_weights(Workspace(workspace), wanted, source=source, progress=progress)

@@ -24,7 +24,7 @@ MEASUREMENTS = ROOT / "docs" / "measurements"
 PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/measurements.md")
 COMMANDS = ("", "models", "weights fetch", "export", "build", "bench", "eval cityscapes", "demo")
 MAP = (
-    "cli.py", "pipeline.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",
+    "cli.py", "pipeline/__init__.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",
     "runtimes/__init__.py", "verify.py", "evaluate.py", "bench.py",
 )  # fmt: skip
 

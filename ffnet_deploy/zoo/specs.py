@@ -241,10 +241,16 @@ def find(name: str) -> ModelSpec:
     raise UnknownModelError(f"No model is named {name!r}. {hint}")
 
 
+_TELLING = 4
+"""Letters from which on a part of a name says which models are meant."""
+
+
 def nearest(name: str, count: int = 3) -> list[str]:
     """Up to ``count`` names that look like ``name``, best first; the prefix and the case may be missing."""
     short = {n.lower().removeprefix("segmentation_").removeprefix("classification_"): n for n in reversed(SPECS)}
     full = {n.lower(): n for n in SPECS}
+    if len(name) >= _TELLING and (holding := [n for key, n in full.items() if name.lower() in key]):
+        return holding[:count]
     keys = difflib.get_close_matches(name.lower(), full, n=count, cutoff=0.6)
     keys = keys or difflib.get_close_matches(name.lower(), short, n=count, cutoff=0.4)
     return [full.get(key) or short[key] for key in keys]

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ffnet_deploy.artifacts import sha256_of
 from ffnet_deploy.errors import WeightsError
+from ffnet_deploy.zoo.checkpoint import State, read_state, some
 from ffnet_deploy.zoo.network import FFNet
 from ffnet_deploy.zoo.specs import ModelSpec, find
 
 Shapes = dict[str, tuple[int, ...]]
-State = dict[str, Tensor]
 
 _BLUR = "smoothing.weight"
 _BACKBONE = "backbone_model."
-_LISTED = 4  # keys named in an error before "and N more"
 
 UNTRAINED = "untrained"
 """Mark of everything made from random weights."""
@@ -119,47 +115,6 @@ def shapes_of(spec: ModelSpec) -> Shapes:
         return {name: tuple(value.shape) for name, value in FFNet(spec).state_dict().items()}
 
 
-def read_state(path: Path) -> State:
-    """Read a state dict without running any code from it.
-
-    Raises:
-        WeightsError: no such file, not a state dict, damaged, not finite, or a pickle that wants to run code.
-    """
-    again = "Fetch it again: ffnet-deploy weights fetch NAME"
-    if not path.is_file():
-        raise WeightsError(f"{path} does not exist. {again}, or name another file with --weights FILE")
-    if not path.stat().st_size:
-        raise WeightsError(f"{path} is empty (a PyTorch state dict was needed). {again}")
-    try:
-        # From memory: a file that shrinks while it is mapped would kill the process.
-        state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():
-            raise WeightsError(
-                f"{path} is refused: it wants to run code while loading (a plain state dict was needed). "
-                "Do not open it elsewhere either; get the file from its publisher."
-            ) from error
-        raise WeightsError(f"{path} is not a PyTorch state dict, or damaged. {again}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        # torch.load raises whatever its zip and pickle readers meet in a damaged file.
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path} cannot be read as a PyTorch file ({first}). {again}") from error
-    return _plain(path, state)
-
-
-def _plain(path: Path, state: object) -> State:
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()) or not state:
-        inside = list(state)[:_LISTED] if isinstance(state, Mapping) else type(state).__name__
-        raise WeightsError(
-            f"{path} holds {inside} (a state dict, names to tensors, was needed). "
-            "Save model.state_dict() alone and name that file."
-        )
-    bad = [name for name, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
-    if bad:
-        raise WeightsError(f"{path} has values that are not finite in {_some(bad)}. Use another checkpoint.")
-    return dict(state)
-
-
 def _fitting(spec: ModelSpec, state: State) -> tuple[ModelSpec, tuple[str, ...]]:
     """The spec to build for this file: the ``dAAC`` files, known not to fit the code, may need another head."""
     given = {name: tuple(value.shape) for name, value in state.items()}
@@ -192,7 +147,10 @@ def _adjusted(spec: ModelSpec, state: State) -> tuple[State, tuple[str, ...]]:
 
 def _check_keys(spec: ModelSpec, path: Path, state: State, wanted: Shapes) -> None:
     if spec.train:
-        wanted = {k: v for k, v in wanted.items() if k.startswith(_BACKBONE)}
+        assert spec.imagenet_model is not None
+        # A strided first stage projects its shortcut; the ImageNet network has none there, so it starts untrained.
+        parent = shapes_of(find(spec.imagenet_model))
+        wanted = {k: v for k, v in wanted.items() if k.startswith(_BACKBONE) and k in parent}
     missing = [k for k in wanted if k not in state]
     unexpected = [k for k in state if k not in wanted]
     misshapen = [
@@ -202,13 +160,8 @@ def _check_keys(spec: ModelSpec, path: Path, state: State, wanted: Shapes) -> No
     ]
     if missing or unexpected or misshapen:
         lists = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-        found = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in lists.items() if keys)
+        found = "; ".join(f"{len(keys)} {what}: {some(keys)}" for what, keys in lists.items() if keys)
         raise WeightsError(
             f"{path} does not fit {spec.name}: {found}. "
             f"Name the model it belongs to, or get {spec.weights_file}: ffnet-deploy weights fetch {spec.name}"
         )
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
-    return ", ".join(keys[:_LISTED]) + more

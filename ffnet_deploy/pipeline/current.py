@@ -1,0 +1,94 @@
+"""Where most commands start: the graph exported last, if it is still current, and inputs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ffnet_deploy import artifacts
+from ffnet_deploy.artifacts import Record, Workspace
+from ffnet_deploy.errors import ArtifactError
+from ffnet_deploy.zoo import specs
+from ffnet_deploy.zoo.specs import ModelSpec
+
+Progress = Callable[[str, int, int | None], None]
+"""Told (what is going on, how much is done, out of how much or None)."""
+
+
+def quiet(what: str, done: int, total: int | None) -> None:
+    """The progress callback of callers that show none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """An FP32 graph that is current: undamaged, and made from the weights that are there."""
+
+    path: Path
+    record: Record
+
+    @property
+    def spec(self) -> ModelSpec:
+        return specs.find(self.record.model)
+
+    @property
+    def stem(self) -> str:
+        """File name without ending: the model and what differs from its contract."""
+        return self.path.name.removesuffix(".onnx")
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, 3, H, W) of the input."""
+        n, c, h, w = self.record.options["shape"]
+        return n, c, h, w
+
+
+def current_graph(workspace: Workspace, name: str | None) -> Graph:
+    """The graph exported last, of ``name`` or of any model.
+
+    Raises:
+        UnknownModelError: no such model.
+        ArtifactError: none was exported, or it is damaged or stale; the message names the command that renews it.
+    """
+    if name is not None:
+        specs.find(name)
+    found = [path for path, record in workspace.graphs() if name in (None, record.model)]
+    if not found:
+        plain = workspace.graph(name) if name else None
+        if plain is not None and plain.exists():
+            artifacts.load_record(plain, remedy=f"ffnet-deploy export {name}")
+        what = f"No graph of {name} is" if name else "No graph is"
+        raise ArtifactError(
+            f"{what} in {workspace.models} (build starts from one). Run: ffnet-deploy export {name or 'NAME'}"
+        )
+    record = artifacts.load_record(found[0], remedy=f"ffnet-deploy export {name or 'NAME'}")
+    graph = Graph(found[0], record)
+    _check_weights(workspace, graph)
+    return graph
+
+
+def _check_weights(workspace: Workspace, graph: Graph) -> None:
+    file = reference_weights(workspace, graph)
+    weights = graph.record.sources["weights"]
+    if file is not None and file.is_file() and artifacts.sha256_of(file) != weights["sha256"]:
+        remedy = f"ffnet-deploy export {graph.record.model}"
+        raise ArtifactError(f"{graph.path} is stale: {file} has changed since it was exported. Run: {remedy}")
+
+
+def reference_weights(workspace: Workspace, graph: Graph) -> Path | None:
+    """The file that a graph was exported from; None for random weights."""
+    file = graph.record.sources["weights"]["file"]
+    return None if file is None else workspace.root / file
+
+
+def street_feeds(shape: tuple[int, int, int, int], count: int) -> list[dict[str, Any]]:
+    """Real-looking inputs: synthetic street scenes, normalised, float32 of ``shape``."""
+    import numpy as np
+
+    from ffnet_deploy.data.images import normalise
+    from ffnet_deploy.data.scenes import draw_scene
+
+    batch, _, height, width = shape
+    images = [normalise(draw_scene(height, width, seed).image) for seed in range(count * batch)]
+    return [{"image": np.concatenate(images[i * batch : (i + 1) * batch])} for i in range(count)]

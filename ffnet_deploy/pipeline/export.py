@@ -1,0 +1,216 @@
+"""From a name to a verified ONNX graph and its record."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ffnet_deploy import artifacts, runtimes
+from ffnet_deploy.artifacts import Record, Variant, Workspace
+from ffnet_deploy.errors import UsageError, WeightsError
+from ffnet_deploy.pipeline.current import Progress, quiet, street_feeds
+from ffnet_deploy.pipeline.zoo import fetch_weights
+from ffnet_deploy.zoo import specs
+from ffnet_deploy.zoo.specs import ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ffnet_deploy.zoo.weights import Loaded
+
+RANDOM = "random"
+OFF_CONTRACT = "off contract"
+MIN_SIDE = 64
+OPSETS = range(18, 24)
+_VERIFY_IMAGES = 2
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What ``export`` can be asked for."""
+
+    hw: tuple[int, int] | None = None
+    """None is the contract's size."""
+    allow_size: bool = False
+    batch: int = 1
+    opset: int = 20
+    weights: Path | str | None = None
+    """A file, ``random``, or None for the published place."""
+    offline: bool = False
+    output: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A verified graph, and what the user should know of it."""
+
+    path: Path
+    record: Record
+    notes: tuple[str, ...]
+
+
+def export(workspace: Workspace, name: str, options: ExportOptions, progress: Progress = quiet) -> Exported:
+    """From a name to a verified ONNX graph and its record.
+
+    Raises:
+        UnknownModelError, UsageError: no such model, one that is not for deployment, or options that do not fit.
+        WeightsError: no weights, or weights that do not fit.
+        ExportError, VerificationError: the exporter failed, or its graph computes something else; no file is kept.
+        ArtifactError: the workspace cannot be written.
+    """
+    spec = specs.find(name)
+    height, width = _checked_options(spec, options)
+    started = time.monotonic()
+    path = options.output or workspace.graph(_variant(spec, height, width, options.batch).stem)
+    file = _weights_file(workspace, spec, options, progress)
+
+    progress("loading weights", 0, None)
+    loaded = _load(workspace, spec, file)
+    off = (OFF_CONTRACT,) if (height, width) != spec.input_hw else ()
+    marks = (*loaded.marks, *_marks_beside(file), *off)
+
+    progress("exporting", 0, None)
+    from ffnet_deploy.graph.export import export as export_graph
+
+    shape = (options.batch, 3, height, width)
+    metadata = {"model": name, "weights_sha256": loaded.sha256, "marks": ", ".join(marks)}
+    graph = export_graph(loaded.module, spec, shape, opset=options.opset, metadata=metadata)
+    data = graph.SerializeToString(deterministic=True)
+
+    progress("verifying against PyTorch", 0, None)
+    found = {"verification": _verify(loaded, data, shape), "operators": _operators(graph)}
+    artifacts.write_bytes(path, data)
+    record = Record(
+        kind="graph",
+        model=name,
+        precision="fp32",
+        sha256=artifacts.sha256_of(path),
+        size=len(data),
+        sources={"weights": {"file": _relative(workspace, file), "sha256": loaded.sha256}},
+        options={"shape": list(shape), "opset": options.opset, "contract": list(spec.input_hw)},
+        found=found,
+        marks=marks,
+        seconds=round(time.monotonic() - started, 3),
+        tools=artifacts.tool_versions(*_TOOLS),
+        created=artifacts.now(),
+    )
+    artifacts.save_record(path, record)
+    return Exported(path, record, loaded.notes)
+
+
+def _checked_options(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]:
+    """The input size to export at."""
+    if spec.train:
+        trained = f"{spec.name.removesuffix('_train')}"
+        near = trained if trained in specs.SPECS else specs.nearest(trained, 1)[0]
+        raise UsageError(
+            f"{spec.name} is for training: its weight file holds the backbone alone, the head is untrained. "
+            f"Export the trained model: ffnet-deploy export {near}"
+        )
+    if options.batch < 1:
+        raise UsageError(f"--batch {options.batch} is no batch (1 or more was needed). Leave it out for 1.")
+    if options.opset not in OPSETS:
+        raise UsageError(
+            f"--opset {options.opset} is not supported ({OPSETS[0]} to {OPSETS[-1]} were needed). Leave it out for 20."
+        )
+    height, width = options.hw or spec.input_hw
+    if (height, width) != spec.input_hw and not options.allow_size:
+        raise UsageError(_wrong_size(spec, height, width))
+    if min(height, width) < MIN_SIDE:
+        raise UsageError(
+            f"{height}x{width} is too small (at least {MIN_SIDE}x{MIN_SIDE} was needed). Name a larger size."
+        )
+    return height, width
+
+
+def _wrong_size(spec: ModelSpec, height: int, width: int) -> str:
+    contract = f"{spec.input_hw[0]}x{spec.input_hw[1]}"
+    if spec.pre_down and (height, width) == (512, 1024):
+        twin = spec.name.removesuffix("_pre_down")
+        return (
+            f"{spec.name} takes 1024x2048 and halves it inside, by a blur with stride 2; at 512x1024 the image would "
+            "be halved twice, which has cost others about 17 points of mIoU. Leave --height and --width out, "
+            f"or export {twin}, which takes 512x1024."
+        )
+    return (
+        f"{spec.name} takes {contract}, not {height}x{width}: its accuracy is known at that size only. "
+        "Leave --height and --width out, or add --allow-size to go off contract."
+    )
+
+
+def _variant(spec: ModelSpec, height: int, width: int, batch: int) -> Variant:
+    return Variant(spec.name, None if (height, width) == spec.input_hw else (height, width), batch)
+
+
+def _weights_file(workspace: Workspace, spec: ModelSpec, options: ExportOptions, progress: Progress) -> Path | None:
+    """The weight file to load, fetched if need be; None for random weights."""
+    if options.weights == RANDOM:
+        return None
+    if options.weights is not None:
+        return Path(options.weights)
+    file = workspace.weights / spec.weights_file
+    if not file.is_file() and options.offline:
+        raise WeightsError(
+            f"{file} does not exist and --offline forbids to fetch it. Run: ffnet-deploy weights fetch {spec.name}, "
+            "name a file with --weights FILE, or use --weights random for latency work."
+        )
+    if not file.is_file():
+        try:
+            fetch_weights(workspace, [spec.name], progress=progress)
+        except WeightsError as error:
+            raise WeightsError(f"{str(error).rstrip('.')}. For latency work alone: --weights random") from error
+    if not file.is_file():
+        raise WeightsError(
+            f"The archive {spec.archive}.zip holds no {spec.weights_file}. Name the file yourself with --weights FILE."
+        )
+    return file
+
+
+def _load(workspace: Workspace, spec: ModelSpec, file: Path | None) -> Loaded:
+    from ffnet_deploy.zoo.checksums import check_recorded
+    from ffnet_deploy.zoo.weights import load, load_random
+
+    if file is None:
+        return load_random(spec)
+    loaded = load(spec, file)
+    # After loading: a file that cannot be read is not worth remembering.
+    check_recorded(file, workspace.weights)
+    return loaded
+
+
+def _marks_beside(file: Path | None) -> tuple[str, ...]:
+    """What the record beside a weight file, where there is one, says that everything made from it must say."""
+    if file is None or not artifacts.record_path(file).exists():
+        return ()
+    return tuple(artifacts.load_record(file, remedy="the command that made these weights").marks)
+
+
+def _relative(workspace: Workspace, file: Path | None) -> str | None:
+    if file is None:
+        return None
+    absolute = file.resolve()
+    root = workspace.root.resolve()
+    return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
+
+
+def _verify(loaded: Loaded, graph: bytes, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+    from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+    from ffnet_deploy.runtimes.pytorch import PyTorchRunner
+    from ffnet_deploy.verify import Tolerance, verify
+
+    threads = runtimes.default_threads()
+    feeds = street_feeds(shape, _VERIFY_IMAGES)
+    with (
+        PyTorchRunner(loaded.module, shape, threads=threads) as reference,
+        OnnxRuntimeRunner(graph, threads=threads, spinning=False) as other,
+    ):
+        return verify(reference, other, feeds, Tolerance()).to_json()
+
+
+def _operators(graph: onnx.ModelProto) -> dict[str, int]:
+    from collections import Counter
+
+    return dict(Counter(node.op_type for node in graph.graph.node).most_common())

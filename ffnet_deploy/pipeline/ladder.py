@@ -1,0 +1,109 @@
+"""The rungs of a graph: which can run here, which cannot and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ffnet_deploy import artifacts, runtimes
+from ffnet_deploy.artifacts import Record, Workspace
+from ffnet_deploy.errors import ArtifactError, FFNetDeployError, MissingDependencyError, UsageError, WeightsError
+from ffnet_deploy.pipeline.current import Graph, reference_weights
+from ffnet_deploy.runtimes import Rung
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A rung that was built and cannot run on this machine."""
+
+    rung: Rung
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.rung.name}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """The rungs of one graph: the reference, those that run here, and those that cannot."""
+
+    reference: Rung
+    running: tuple[Rung, ...]
+    skipped: tuple[Skipped, ...]
+
+    def nothing_ran(self) -> FFNetDeployError | None:
+        """The error to end with when no rung besides the reference can run here."""
+        if self.running:
+            return None
+        why = "; ".join(map(str, self.skipped)) or "no engine was built"
+        return MissingDependencyError(
+            f"Nothing besides the PyTorch reference could run here ({why}). "
+            f"Run: ffnet-deploy build {self.reference.model} --runtime onnxruntime"
+        )
+
+
+def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = ()) -> Ladder:
+    """Find the rungs of a graph.
+
+    Args:
+        workspace: where the engines are.
+        graph: what they were built from.
+        only: names of rungs (``onnxruntime fp32``) or runtimes; empty means all.
+
+    Raises:
+        UsageError: a name that no built engine has.
+        MissingDependencyError: a rung that was asked for by name cannot run here.
+        ArtifactError: an engine is damaged or was built from another graph.
+    """
+    weights = reference_weights(workspace, graph)
+    if weights is not None and not weights.is_file():
+        raise WeightsError(
+            f"{weights} does not exist (the PyTorch reference needs it). "
+            f"Run: ffnet-deploy weights fetch {graph.record.model}"
+        )
+    size = weights.stat().st_size if weights else None
+    marks = tuple(graph.record.marks)
+    reference = Rung(runtimes.REFERENCE, "fp32", graph.record.model, graph.shape, weights, size, marks)
+    built = [_rung(graph, path, record) for path, record in workspace.engines_of(graph.stem)]
+    wanted = [rung for rung in built if not only or rung.name in only or rung.runtime in only]
+    unknown = [name for name in only if not any(name in (r.name, r.runtime) for r in built) and name != reference.name]
+    if unknown:
+        have = ", ".join(rung.name for rung in built) or "none"
+        raise UsageError(
+            f"No engine {unknown[0]!r} of {graph.stem} was built (there are: {have}). "
+            f"Run: ffnet-deploy build {graph.record.model}"
+        )
+    skipped = tuple(Skipped(r, reason) for r in wanted if (reason := runtimes.reason_not_here(r.runtime)))
+    if only and skipped:
+        raise MissingDependencyError(f"{skipped[0]}. Run it on the machine that it was built for, or leave it out.")
+    running = tuple(r for r in wanted if runtimes.reason_not_here(r.runtime) is None)
+    return Ladder(reference, running, skipped)
+
+
+def _rung(graph: Graph, path: Path, record: Record) -> Rung:
+    remedy = f"ffnet-deploy build {record.model} --{record.precision} --runtime {record.runtime}"
+    record = artifacts.load_record(path, remedy=remedy)
+    if record.sources["exported"]["sha256"] != graph.record.sha256:
+        raise ArtifactError(f"{path} is stale: {graph.path} was exported again since. Run: {remedy}")
+    assert record.runtime is not None
+    return Rung(record.runtime, record.precision, record.model, graph.shape, path, record.size, tuple(record.marks))
+
+
+def rung_json(rung: Rung) -> dict[str, Any]:
+    """A rung as plain JSON values."""
+    return {
+        "rung": rung.name,
+        "runtime": rung.runtime,
+        "precision": rung.precision,
+        "file": rung.path.name if rung.path else None,
+        "bytes": rung.size,
+    }
+
+
+def error_json(error: FFNetDeployError | None) -> dict[str, Any] | None:
+    """An error as plain JSON values."""
+    if error is None:
+        return None
+    return {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}

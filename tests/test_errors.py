@@ -1,0 +1,210 @@
+"""Every expected failure has a class, an exit code, and one line that ends with the next step."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ffnet_deploy import artifacts, errors, load_engine, pipeline, runtimes
+from ffnet_deploy.artifacts import Record, Workspace
+from ffnet_deploy.data import cityscapes, images
+from ffnet_deploy.errors import FFNetDeployError
+from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from ffnet_deploy.zoo import checksums, fetch, specs, weights
+
+PACKAGE = Path(errors.__file__).parent
+SMALL = "segmentation_ffnet46NS_CCC_mobile"
+CLASSES = {
+    name: value
+    for name, value in vars(errors).items()
+    if isinstance(value, type) and issubclass(value, FFNetDeployError) and value is not FFNetDeployError
+}
+STEPS = (
+    "Add", "Build", "Check", "Copy", "Did you mean", "Do not", "Export", "Feed", "Fetch", "Free", "Install", "Leave",
+    "Look", "Mend", "Name", "Put", "Restore", "Run", "Save", "Train", "Unpack", "Update", "Use", "Wait",
+)  # fmt: skip
+"""How a next step begins."""
+
+
+def drawn_tree() -> dict[str, int]:
+    """Class and exit code of every line of the tree in the module's docstring."""
+    lines = re.findall(r"[├└]── (\w+) +\S.*\(exit (\d)\)$", str(errors.__doc__), re.MULTILINE)
+    return {name: int(code) for name, code in lines}
+
+
+def test_the_drawn_tree_is_the_real_one() -> None:
+    assert drawn_tree() == {name: value.exit_code for name, value in CLASSES.items()}
+    assert str(errors.__doc__).count("── ") == len(CLASSES) == 11
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_is_one_level_below_the_root_and_documented(name: str) -> None:
+    error = CLASSES[name]
+    assert error.__bases__ == (FFNetDeployError,)
+    assert error.__doc__ != FFNetDeployError.__doc__
+    assert str(error.__doc__).endswith(".")
+    assert error.exit_code in (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_is_raised_somewhere(name: str) -> None:
+    calls = (path.read_text("utf-8") for path in PACKAGE.rglob("*.py") if path.name != "errors.py")
+    own = inspect.getsource(errors.needs)
+    assert any(f"{name}(" in text for text in (*calls, own))
+
+
+# --- a missing package ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("package", "remedy"),
+    [
+        ("tensorrt", "Run: pip install 'ffnet-deploy[gpu]'"),
+        ("tensorrt_rtx", "Run: pip install tensorrt-rtx"),
+        ("onnxruntime", "Run: pip install onnxruntime-gpu (or onnxruntime)"),
+        ("some_package", "Run: pip install some_package"),
+    ],
+)
+def test_a_missing_package_becomes_an_instruction(package: str, remedy: str) -> None:
+    with pytest.raises(errors.MissingDependencyError) as caught, errors.needs(package):
+        importlib.import_module("no_such_module")
+    assert str(caught.value) == f"{package} cannot be imported (No module named 'no_such_module'). {remedy}"
+    assert isinstance(caught.value.__cause__, ImportError)
+
+
+def test_other_errors_of_a_package_are_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError), errors.needs("onnx"):
+        _ = 1 / 0
+
+
+# --- messages -------------------------------------------------------------------------------------------------------
+
+
+def file(folder: Path, data: bytes = b"damaged") -> Path:
+    path = folder / "file"
+    path.write_bytes(data)
+    return path
+
+
+def export(space: Workspace, name: str = SMALL, **options: object) -> object:
+    return pipeline.export(space, name, pipeline.ExportOptions(**options))  # type: ignore[arg-type]
+
+
+def damaged_record(space: Workspace) -> object:
+    path = file(space.root)
+    note = Record("graph", SMALL, "fp32", "0" * 64, 7, {})
+    artifacts.save_record(path, note)
+    return artifacts.load_record(path, remedy="ffnet-deploy export NAME")
+
+
+def changed_weights(space: Workspace) -> object:
+    path = file(space.root)
+    checksums.check_recorded(path, space.root)
+    path.write_bytes(b"other")
+    return checksums.check_recorded(path, space.root)
+
+
+CASES: dict[str, tuple[type[FFNetDeployError], Callable[[Workspace], object]]] = {
+    "typo": (errors.UnknownModelError, lambda _: specs.find(f"{SMALL}s")),
+    "no such model": (errors.UnknownModelError, lambda _: specs.find("resnet")),
+    "no such archive": (errors.UnknownModelError, lambda s: fetch.fetch(["ffnet1"], s.weights)),
+    "to train": (errors.UsageError, lambda s: export(s, "segmentation_ffnet86S_BBB_train")),
+    "to train, pre_down": (errors.UsageError, lambda s: export(s, "segmentation_ffnet78S_BCC_mobile_pre_down_train")),
+    "halved twice": (errors.UsageError, lambda s: export(s, f"{SMALL}_pre_down", hw=(512, 1024))),
+    "off contract": (errors.UsageError, lambda s: export(s, hw=(500, 1000))),
+    "too small": (errors.UsageError, lambda s: export(s, hw=(63, 64), allow_size=True)),
+    "no batch": (errors.UsageError, lambda s: export(s, batch=0)),
+    "opset": (errors.UsageError, lambda s: export(s, opset=9)),
+    "no iterations": (errors.UsageError, lambda s: pipeline.bench(s, SMALL, iters=0)),
+    "offline": (errors.WeightsError, lambda s: export(s, offline=True)),
+    "no weights": (errors.WeightsError, lambda s: export(s, weights=s.root / "none.pth")),
+    "empty weights": (errors.WeightsError, lambda s: weights.read_state(file(s.root, b""))),
+    "damaged weights": (errors.WeightsError, lambda s: weights.read_state(file(s.root))),
+    "changed weights": (errors.WeightsError, changed_weights),
+    "nothing to fetch": (errors.WeightsError, lambda s: fetch.fetch(["ffnet18"], s.weights, source=s.root)),
+    "nothing exported": (errors.ArtifactError, lambda s: pipeline.build(s, None, ())),
+    "not exported": (errors.ArtifactError, lambda s: pipeline.build(s, SMALL, ())),
+    "no engine": (errors.ArtifactError, lambda s: load_engine(s.root / "none.engine")),
+    "no record": (errors.ArtifactError, lambda s: load_engine(file(s.root))),
+    "damaged": (errors.ArtifactError, damaged_record),
+    "no folder": (errors.ArtifactError, lambda s: artifacts.write_bytes(file(s.root) / "models" / "x", b"")),
+    "refused graph": (errors.EngineError, lambda _: OnnxRuntimeRunner(b"damaged", threads=1)),
+    "FP16 on a CPU": (errors.MissingDependencyError, lambda _: pipeline.plan(["fp16"], "onnxruntime")),
+    "no set": (errors.DataError, lambda s: cityscapes.find_split(s.root / "none")),
+    "empty set": (errors.DataError, lambda s: cityscapes.find_split(s.root)),
+    "damaged image": (errors.DataError, lambda s: images.decode(file(s.root), b"damaged", "RGB")),
+}
+
+
+def assert_ends_with_the_next_step(message: str) -> None:
+    assert "\n" not in message
+    found, *rest = re.split(r"(?<=[.?]) (?=[A-Z])", message)
+    assert found
+    assert any(sentence.startswith(STEPS) for sentence in rest), message
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_real_message_ends_with_the_next_step(case: str, workspace: Workspace) -> None:
+    kind, call = CASES[case]
+    with pytest.raises(kind) as caught:
+        call(workspace)
+    assert type(caught.value) is kind
+    assert_ends_with_the_next_step(str(caught.value))
+
+
+def test_an_error_as_json_keeps_class_message_and_code() -> None:
+    error = errors.GateError("Missed. Look again.")
+    assert pipeline.error_json(error) == {"type": "GateError", "message": "Missed. Look again.", "exit_code": 1}
+    assert pipeline.error_json(None) is None
+
+
+def written(node: ast.expr) -> str:
+    """A message as it stands in the source, with {} for what is put in."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(written(part) for part in parts)
+        case ast.BinOp(left=left, right=right):
+            return written(left) + written(right)
+    return "{}"
+
+
+def messages() -> list[tuple[str, str]]:
+    """Place and text of every message in the package that is written where it is raised."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(id=name), args=[text, *_]) if name in CLASSES and written(text) != "{}":
+                    found.append((f"{path.relative_to(PACKAGE)}: {name}({written(text)[:40]}…", written(text)))
+    return found
+
+
+MESSAGES = messages()
+
+
+def test_messages_are_found() -> None:
+    assert len(MESSAGES) > 50
+
+
+@pytest.mark.parametrize("text", [text for _, text in MESSAGES], ids=[place for place, _ in MESSAGES])
+def test_every_message_says_more_than_what_went_wrong(text: str) -> None:
+    assert "\n" not in text
+    # A message that starts with another one adds a step to it.
+    assert re.search(r"([^.?][.?]|^{}) (?=[A-Z{])", text), text
+
+
+def test_a_feed_that_does_not_fit_says_so() -> None:
+    spec = runtimes.base.TensorSpec("image", (1, 3, 64, 64), "float32")
+    for feeds in ({}, {"image": np.zeros((1, 3, 64, 65), np.float32)}, {"image": np.zeros((1, 3, 64, 64), np.uint8)}):
+        with pytest.raises(errors.EngineError) as caught:
+            runtimes.base.check_feeds(feeds, [spec])
+        assert_ends_with_the_next_step(str(caught.value))
