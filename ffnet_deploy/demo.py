@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy import artifacts, pipeline, report
+from ffnet_deploy import artifacts, demo_training, pipeline, report
 from ffnet_deploy.artifacts import Workspace
+from ffnet_deploy.data import scenes
 from ffnet_deploy.data.cityscapes import find_split
-from ffnet_deploy.data.scenes import write_cityscapes
 from ffnet_deploy.demo_training import STEPS, train
 from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.pipeline import Progress
@@ -38,7 +38,14 @@ class Plan:
 
     def training(self) -> dict[str, Any]:
         """What the weights depend on."""
-        return {"size": list(self.size), "cities": dict(self.train), "steps": self.steps, "seed": _SEED}
+        versions = [scenes.VERSION, demo_training.VERSION]
+        return {
+            "size": list(self.size),
+            "cities": dict(self.train),
+            "steps": self.steps,
+            "seed": _SEED,
+            "versions": versions,
+        }
 
 
 def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[str]:
@@ -84,7 +91,7 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
 def _draw(data: Path, plan: Plan, progress: Progress) -> None:
     for split, cities in (("train", plan.train), ("val", plan.val)):
         report_to = partial(progress, f"drawing {split} scenes")
-        write_cityscapes(data, split, cities, seed=_SEED, size=plan.size, progress=report_to)
+        scenes.write_cityscapes(data, split, cities, seed=_SEED, size=plan.size, progress=report_to)
 
 
 def _is_trained(checkpoint: Path, plan: Plan) -> bool:

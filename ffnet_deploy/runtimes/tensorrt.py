@@ -136,7 +136,9 @@ class TensorRTRunner:
         specs = [self._spec(self._engine.get_tensor_name(i)) for i in range(self._engine.num_io_tensors)]
         modes = {spec.name: self._engine.get_tensor_mode(spec.name) for spec in specs}
         self.inputs: Sequence[TensorSpec] = [spec for spec in specs if modes[spec.name] == self._trt.TensorIOMode.INPUT]
-        self.outputs: Sequence[TensorSpec] = [spec for spec in specs if modes[spec.name] == self._trt.TensorIOMode.OUTPUT]
+        self.outputs: Sequence[TensorSpec] = [
+            spec for spec in specs if modes[spec.name] == self._trt.TensorIOMode.OUTPUT
+        ]
         self._buffers = {spec.name: self._cuda.allocate(spec.shape, spec.dtype) for spec in specs}
         for name, buffer in self._buffers.items():
             self._context.set_tensor_address(name, buffer.address)
