@@ -55,16 +55,20 @@ def replacing(path: Path) -> Iterator[Path]:
         raise ArtifactError(f"{path} is being written by another process. Wait for it, then run this again.") from error
     except OSError as error:
         raise ArtifactError(_cannot_write(path, error)) from error
+    renamed = False
     try:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
+        renamed = True
         _sync_folder(path.parent)
     except OSError as error:
         raise ArtifactError(_cannot_write(path, error)) from error
     finally:
-        part.unlink(missing_ok=True)
+        # Once renamed, the temporary name may already be the next writer's.
+        if not renamed:
+            part.unlink(missing_ok=True)
         os.close(handle)
 
 
@@ -76,6 +80,7 @@ def _locked(part: Path) -> int:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between our two calls its owner may have renamed it: then this is no temporary file any more.
             if part.exists() and os.path.samestat(os.fstat(handle), part.stat()):
+                os.ftruncate(handle, 0)
                 return handle
         except OSError:
             os.close(handle)
@@ -190,7 +195,11 @@ def load_record(path: Path, *, remedy: str, check: bool = True) -> Record:
         raise ArtifactError(f"{path} has no record beside it, so it may be half-made. Run: {remedy}") from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ArtifactError(f"{record_path(path)} cannot be read ({error}). Run: {remedy}") from error
-    if check and (path.stat().st_size != record.size or sha256_of(path) != record.sha256):
+    try:
+        same = not check or (path.stat().st_size == record.size and sha256_of(path) == record.sha256)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}). Check its permissions and the disk.") from error
+    if not same:
         raise ArtifactError(f"{path} is not the file its record describes: damaged or half-written. Run: {remedy}")
     return record
 

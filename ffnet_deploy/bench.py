@@ -31,7 +31,7 @@ class Latency:
     def percentile(self, p: float) -> float:
         """The sample at ``p`` percent, without interpolation: trtexec's formula."""
         ordered = sorted(self.samples)
-        return ordered[max(len(ordered) - 1 - int((1 - p / 100) * len(ordered)), 0)]
+        return ordered[max(len(ordered) - 1 - int((100 - p) * len(ordered) / 100), 0)]
 
     @property
     def median(self) -> float:

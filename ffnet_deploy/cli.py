@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -324,16 +325,33 @@ def _progress() -> Iterator[Progress]:
         yield update
 
 
+class _CtrlC:
+    """Remembers Ctrl-C, since libraries turn the KeyboardInterrupt into errors of their own."""
+
+    pressed = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def _press(self, _number: int, _frame: object) -> None:
+        self.pressed = True
+        raise KeyboardInterrupt
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+        if self.pressed and isinstance(error, Exception | KeyboardInterrupt):
+            sys.exit(130)
+
+
 def main() -> None:
-    """Entry point: one line on stderr and the error's exit code for every expected failure."""
+    """Entry point: one line on stderr and the error's exit code for every expected failure; 130 on Ctrl-C."""
     try:
-        app()
+        with _CtrlC():
+            app()
     except FFNetDeployError as error:
         _tell(f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        # Between two commands' worth of code; inside one, Typer ends the same way.
-        sys.exit(130)
 
 
 if __name__ == "__main__":

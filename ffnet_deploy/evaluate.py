@@ -65,7 +65,7 @@ class Score:
         """Plain JSON values; classes that do not occur are null."""
         by_class = metrics.iou(self.matrix)
         return {
-            "miou": self.miou,
+            "miou": None if np.isnan(self.miou) else self.miou,
             "agreement": self.agreement,
             "iou": {
                 n: None if np.isnan(v) else 100 * float(v) for n, v in zip(cityscapes.CLASSES, by_class, strict=True)
@@ -106,7 +106,8 @@ class LabelMaps:
         try:
             with Image.open(self._path(name)) as image:
                 return np.asarray(image)
-        except FileNotFoundError:
+        except (OSError, SyntaxError, ValueError):
+            # Not there, or damaged since: it is computed again.
             return None
 
     def save(self, name: str, labels: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from ffnet_deploy.artifacts import Record, Workspace
 from ffnet_deploy.data import cityscapes, images
 from ffnet_deploy.errors import FFNetDeployError
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
-from ffnet_deploy.zoo import checksums, fetch, specs, weights
+from ffnet_deploy.zoo import checkpoint, checksums, fetch, specs
 
 PACKAGE = Path(errors.__file__).parent
 SMALL = "segmentation_ffnet46NS_CCC_mobile"
@@ -125,8 +125,8 @@ CASES: dict[str, tuple[type[FFNetDeployError], Callable[[Workspace], object]]] =
     "no iterations": (errors.UsageError, lambda s: pipeline.bench(s, SMALL, iters=0)),
     "offline": (errors.WeightsError, lambda s: export(s, offline=True)),
     "no weights": (errors.WeightsError, lambda s: export(s, weights=s.root / "none.pth")),
-    "empty weights": (errors.WeightsError, lambda s: weights.read_state(file(s.root, b""))),
-    "damaged weights": (errors.WeightsError, lambda s: weights.read_state(file(s.root))),
+    "empty weights": (errors.WeightsError, lambda s: checkpoint.read_state(file(s.root, b""))),
+    "damaged weights": (errors.WeightsError, lambda s: checkpoint.read_state(file(s.root))),
     "changed weights": (errors.WeightsError, changed_weights),
     "nothing to fetch": (errors.WeightsError, lambda s: fetch.fetch(["ffnet18"], s.weights, source=s.root)),
     "nothing exported": (errors.ArtifactError, lambda s: pipeline.build(s, None, ())),

@@ -23,7 +23,7 @@ from torch import Tensor
 from ffnet_deploy import build_model, cli
 from ffnet_deploy.artifacts import sha256_of
 from ffnet_deploy.errors import UnknownModelError, WeightsError
-from ffnet_deploy.zoo import weights
+from ffnet_deploy.zoo import checkpoint, weights
 from ffnet_deploy.zoo.specs import SPECS, find
 
 SMALL = "segmentation_ffnet46NS_CCC_mobile"
@@ -294,7 +294,7 @@ def test_a_bad_file_ends_export_with_one_line_and_3(
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
-        assert "--weights FILE" in refusal(lambda path=path: weights.read_state(path))  # type: ignore[misc]
+        assert "--weights FILE" in refusal(lambda path=path: checkpoint.read_state(path))  # type: ignore[misc]
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
@@ -316,7 +316,7 @@ def test_no_damage_ends_in_a_traceback(legacy: bool, tmp_path: Path) -> None:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                weights.read_state(path)
+                checkpoint.read_state(path)
             except WeightsError as error:
                 messages.append(str(error))
             except Exception as error:

@@ -29,6 +29,9 @@ def decode(path: Path, data: bytes, mode: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            # Decoding does not compare a PNG's checksums: a flipped bit would be another label.
+            image.verify()
+        with Image.open(io.BytesIO(data)) as image:
             if mode == "L" and image.mode not in ("L", "P"):
                 raise DataError(
                     f"{path} is a {image.mode} image (a label image with 8 bits and one channel was needed). "
@@ -36,7 +39,7 @@ def decode(path: Path, data: bytes, mode: str) -> np.ndarray:
                 )
             # A palette image's stored indices are the labels; converting would give its colours.
             return np.asarray(image if mode == "L" else image.convert(mode))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise DataError(
             f"{path} cannot be decoded ({error}). Copy this file again from the data set, then run the command again."
         ) from error

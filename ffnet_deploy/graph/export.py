@@ -49,9 +49,11 @@ def export(
     try:
         program = _quietly_exported(folded, shape, opset)
     except torch.onnx.errors.OnnxExporterError as error:
-        first = (str(error).splitlines() or ["no reason given"])[0]
+        cause = _root(error)
+        first = (str(cause).splitlines() or ["no reason given"])[0]
         raise ExportError(
-            f"PyTorch {torch.__version__} could not export {spec.name} at opset {opset} ({first}). "
+            f"PyTorch {torch.__version__} could not export {spec.name} at opset {opset} "
+            f"({type(cause).__name__}: {first}). "
             "Install the versions of constraints.txt, or report this."
         ) from error
     tidied = _tidy(program.model_proto)
@@ -60,6 +62,12 @@ def export(
     _ensure_contract(tidied, spec)
     onnx.checker.check_model(tidied, full_check=True)
     return tidied
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:

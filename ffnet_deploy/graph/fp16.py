@@ -54,8 +54,9 @@ def _cast(graph: onnx.GraphProto, name: str, to: int, *, entering: bool) -> None
     """Put a Cast behind a graph input, or in front of a graph output."""
     inner = f"{name}/fp16"
     for node in graph.node:
-        names = node.input if entering else node.output
-        names[:] = [inner if n == name else n for n in names]
+        node.input[:] = [inner if n == name else n for n in node.input]
+        if not entering:
+            node.output[:] = [inner if n == name else n for n in node.output]
     ends = ([name], [inner]) if entering else ([inner], [name])
     cast = helper.make_node("Cast", *ends, name=f"{name}/Cast", to=to)
     if entering:

@@ -134,9 +134,13 @@ def _run_builder(runtime: str, graph: Path, engine: Path) -> dict[str, Any]:
         from ffnet_deploy.runtimes import onnxruntime
 
         return onnxruntime.build(graph, engine)
+    import onnx
+
+    from ffnet_deploy.graph.facts import macs_by_node
     from ffnet_deploy.runtimes.base import Worker
     from ffnet_deploy.runtimes.tensorrt import TensorRTBuilder
 
+    macs = macs_by_node(onnx.load(graph))
     with Worker(f"the {runtime} build", TensorRTBuilder, runtime) as worker:
-        found: dict[str, Any] = worker.call("build", graph, engine)
+        found: dict[str, Any] = worker.call("build", graph, engine, macs)
         return found

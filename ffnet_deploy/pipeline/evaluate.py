@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Workspace
-from ffnet_deploy.errors import FFNetDeployError, GateError, UsageError
+from ffnet_deploy.errors import DataError, FFNetDeployError, GateError, UsageError
 from ffnet_deploy.pipeline.bench import environment
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
 from ffnet_deploy.pipeline.ladder import Skipped, error_json, ladder, rung_json
@@ -16,6 +18,7 @@ from ffnet_deploy.runtimes import Rung
 
 if TYPE_CHECKING:
     from ffnet_deploy.evaluate import Protocol, Score
+    from ffnet_deploy.runtimes.base import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,6 @@ def evaluate_cityscapes(
         ArtifactError: no current graph, or a damaged or stale engine.
         EngineError, MissingDependencyError, WeightsError: a rung cannot be opened.
     """
-    from contextlib import ExitStack
-
     from ffnet_deploy import evaluate as evaluation
     from ffnet_deploy.data.cityscapes import find_split
 
@@ -98,20 +99,22 @@ def evaluate_cityscapes(
         evaluation.LabelMaps(workspace.models / "reference", key),
         protocol,
     )
-    with ExitStack() as stack:
-        stack.callback(reference.close)
-        # Several runtimes take turns in this process: idle threads that spin would slow the others.
-        open_rungs = [
-            stack.enter_context(runtimes.open_rung(rung, threads, options.device, spinning=False))
-            for rung in rungs.running
-        ]
-        scores = evaluation.evaluate(
+    scores = _score(
+        rungs.running,
+        lambda opened: evaluation.evaluate(
             split,
             protocol,
             reference,
-            open_rungs,
+            opened,
             batch=graph.shape[0],
             progress=lambda done, total: progress("evaluating", done, total),
+        ),
+        device=options.device,
+    )
+    reference.close()
+    if not scores[0].matrix.any():
+        raise DataError(
+            f"No pixel of {options.root} counts: every label is one that Cityscapes ignores. Check the label files."
         )
     result = Evaluation(
         model=graph.stem,
@@ -126,6 +129,15 @@ def evaluate_cityscapes(
         failure=rungs.nothing_ran(),
     )
     return _gated(result, options.max_drop)
+
+
+def _score(running: Sequence[Rung], evaluate: Callable[[list[Runner]], list[Score]], device: int | None) -> list[Score]:
+    """Open the rungs for as long as they are scored."""
+    with ExitStack() as stack:
+        # Several runtimes take turns in this process: idle threads that spin would slow the others.
+        threads = runtimes.default_threads()
+        runners = (runtimes.open_rung(rung, threads, device, spinning=False) for rung in running)
+        return evaluate([stack.enter_context(runner) for runner in runners])
 
 
 def _protocol(graph: Graph, align_corners: bool) -> Protocol:

@@ -8,6 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -72,6 +73,9 @@ def check_feeds(feeds: Feeds, inputs: Sequence[TensorSpec]) -> None:
                 f"Input {spec.name!r} is {array.dtype} {tuple(array.shape)} "
                 f"({spec.dtype} {spec.shape} was needed). Feed an array of that kind."
             )
+    extra = feeds.keys() - {spec.name for spec in inputs}
+    if extra:
+        raise EngineError(f"There is no input {min(extra)!r} ({', '.join(s.name for s in inputs)} is). Leave it out.")
 
 
 class Worker:
@@ -99,7 +103,9 @@ class Worker:
 
     def call(self, method: str, *args: object) -> Any:  # noqa: ANN401 - whatever the method returns
         """Call a method there and wait for its result; our own errors come through as they are."""
-        self._conn.send((method, args))
+        # A worker killed since the last call cannot be sent anything; receiving tells how it ended.
+        with suppress(ConnectionError):
+            self._conn.send((method, args))
         return self._receive()
 
     def _receive(self) -> Any:  # noqa: ANN401
@@ -153,8 +159,10 @@ def _serve(conn: Connection, make: Callable[..., Any], args: tuple[object, ...])
             return
         except FFNetDeployError as error:
             conn.send(("error", error))
+            return
         except Exception:  # noqa: BLE001 - a bug: its traceback travels to the parent
             conn.send(("error", traceback.format_exc()))
+            return
 
 
 def _die_with_parent() -> None:

@@ -64,7 +64,7 @@ class OnnxRuntimeRunner:
         return samples
 
     def close(self) -> None:
-        del self._session
+        self.__dict__.pop("_session", None)
 
     def __enter__(self) -> Self:
         return self

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ffnet_deploy.errors import EngineError, needs
 from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
+from ffnet_deploy.runtimes.layers import parse_log, summary
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Runtime = Literal["tensorrt", "tensorrt-rtx"]
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_WORKSPACE_LINE = re.compile(r"^\[.*?\]\s*")
 
 
 def _load(runtime: Runtime) -> Any:  # noqa: ANN401 - a module without types
@@ -46,69 +45,79 @@ class TensorRTBuilder:
         self._runtime = runtime
         self._trt = _load(runtime)
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(runtime == "tensorrt-rtx"))
-        with needs("polygraphy"):
-            from polygraphy.logger import G_LOGGER
-        # Polygraphy prints; what it would say comes back in our errors.
-        G_LOGGER.module_severity = {"": G_LOGGER.CRITICAL}
+        self._messages: list[str] = []
+        self._logger = self._collector()
 
-    def build(self, graph: Path, engine: Path) -> dict[str, Any]:
+    def build(self, graph: Path, engine: Path, macs: Mapping[str, int]) -> dict[str, Any]:
         """Build a strongly typed engine: the precision is the graph's, TF32 is off.
 
+        Args:
+            graph: ONNX file.
+            engine: gets the plan.
+            macs: multiply-accumulates of the graph's convolutions and Gemms, by node name.
+
         Returns:
-            ``layers``: how many of the parsed network's layers of each type compute in which precision.
+            What is really in the engine, see :func:`ffnet_deploy.runtimes.layers.summary`; empty where the builder
+            does not tell, as TensorRT without RTX.
 
         Raises:
             EngineError: the parser or the builder refuses the graph.
         """
-        from polygraphy.backend.trt import network_from_onnx_path
-        from polygraphy.exception import PolygraphyException
-
-        try:
-            builder, network, _parser = network_from_onnx_path(str(graph), strongly_typed=True)
-        except PolygraphyException as error:
-            raise EngineError(
-                f"{graph} is refused by {self._runtime}'s parser ({_first(error)}). Export it again."
-            ) from error
+        self._messages.clear()
+        builder = self._trt.Builder(self._logger)
+        flag = getattr(self._trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        # By the flag's name: its number has changed between versions.
+        network = builder.create_network(0 if flag is None else 1 << int(flag))
+        self._parse(graph, network)
         config = self._config(builder, network)
         # TF32 is on by default, and an "FP32" engine would not be one.
         config.clear_flag(self._trt.BuilderFlag.TF32)
         config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise EngineError(f"{self._runtime} {self.version} could not build {graph.name}. Is the GPU's memory free?")
+            why = self._last_error() or "it gives no reason"
+            raise EngineError(f"{self._runtime} {self.version} could not build {graph.name} ({why}). Report this.")
         with engine.open("wb") as file:
             file.write(memoryview(plan))
-        return {"layers": _precisions(network)}
+        layers = parse_log(self._messages)
+        return summary(layers, macs) if layers else {}
 
     @property
     def version(self) -> str:
         return str(self._trt.__version__)
 
-    def _config(self, builder: Any, network: Any) -> Any:  # noqa: ANN401 - TensorRT's objects have no types
-        if self._runtime == "tensorrt-rtx":
-            from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+    def _parse(self, graph: Path, network: Any) -> None:  # noqa: ANN401 - TensorRT's objects have no types
+        parser = self._trt.OnnxParser(network, self._logger)
+        if not parser.parse_from_file(str(graph)) or not network.num_layers:
+            errors = (parser.get_error(i) for i in range(parser.num_errors))
+            why = "; ".join(f"{e.node_name() or e.node_operator()}: {e.desc()}" for e in errors) or "it has no layers"
+            one_line = " ".join(why.split())
+            raise EngineError(f"{graph} is refused by {self._runtime}'s parser ({one_line}). Export it again.")
 
-            # Without a GPU the target is the default: compute capability 8.0, 8.6, 8.9, 12.0 and later.
-            return CreateConfigRTX(use_gpu=False)(builder, network)
-        from polygraphy.backend.trt import CreateConfig
+    def _config(self, builder: Any, network: Any) -> Any:  # noqa: ANN401
+        with needs("polygraphy"):
+            if self._runtime == "tensorrt-rtx":
+                from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+
+                # Without a GPU the target is the default: compute capability 8.0, 8.6, 8.9, 12.0 and later.
+                return CreateConfigRTX(use_gpu=False)(builder, network)
+            from polygraphy.backend.trt import CreateConfig
 
         return CreateConfig()(builder, network)
 
+    def _collector(self) -> Any:  # noqa: ANN401
+        """A logger that keeps every message and prints none."""
+        trt, messages = self._trt, self._messages
 
-def _precisions(network: Any) -> dict[str, dict[str, int]]:  # noqa: ANN401
-    """Layer type to data type of its first input to count; what the builder makes of it is not known here."""
-    found: dict[str, dict[str, int]] = {}
-    for layer in (network.get_layer(i) for i in range(network.num_layers)):
-        if layer.num_inputs and layer.get_input(0) is not None:
-            kinds = found.setdefault(layer.type.name.lower(), {})
-            kind = layer.get_input(0).dtype.name.lower()
-            kinds[kind] = kinds.get(kind, 0) + 1
-    return found
+        class Collector(trt.ILogger):  # type: ignore[misc, name-defined]
+            def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
+                messages.append(f"{severity.name}: {message}" if severity <= trt.ILogger.ERROR else message)
 
+        return Collector()
 
-def _first(error: Exception) -> str:
-    lines = [_WORKSPACE_LINE.sub("", line).strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line), type(error).__name__)
+    def _last_error(self) -> str | None:
+        errors = [m for m in self._messages if m.startswith(("ERROR: ", "INTERNAL_ERROR: "))]
+        return " ".join(errors[-1].split()) if errors else None
 
 
 class TensorRTRunner:
@@ -169,7 +178,8 @@ class TensorRTRunner:
 
     def close(self) -> None:
         self._buffers.clear()
-        del self._context, self._engine
+        self.__dict__.pop("_context", None)
+        self.__dict__.pop("_engine", None)
         self._cuda.close()
 
     def __enter__(self) -> Self:

@@ -1,0 +1,29 @@
+"""What a graph says of itself: shapes of its tensors, and the work of its convolutions."""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+
+COMPUTE = ("Conv", "Gemm")
+
+
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor, weights included; a symbolic batch counts as 1."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    found = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        found[value.name] = tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
+    return found
+
+
+def macs_by_node(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-accumulates of each convolution and Gemm at the graph's batch, by node name."""
+    known = shapes(model)
+    macs = {}
+    for node in model.graph.node:
+        if node.op_type in COMPUTE:
+            # A filter is (O, I/groups, kH, kW); Gemm's is (O, I), since PyTorch's linear is exported with transB.
+            macs[node.name] = math.prod(known[node.output[0]]) * math.prod(known[node.input[1]][1:])
+    return macs
