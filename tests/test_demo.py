@@ -1,0 +1,86 @@
+"""The demo's story at a small size; and, as a slow test, what its trained weights must show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ffnet_deploy import demo, pipeline
+from ffnet_deploy.artifacts import Workspace, load_record
+from ffnet_deploy.data.cityscapes import find_split, load
+from ffnet_deploy.data.images import blur_and_halve, normalise
+from ffnet_deploy.evaluate import Protocol, label_maps
+from ffnet_deploy.zoo.specs import find
+from ffnet_deploy.zoo.weights import build_model
+
+ROOT = Path(__file__).parents[1]
+TRAINED = ROOT / "demo" / "weights" / "ffnet46NS_CCC_demo.pth"
+TINY = demo.Plan(size=(128, 256), train={"ahornstadt": 2}, val={"eichenfurt": 1, "lindenhafen": 1}, steps=2, iters=2)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    # Two of PyTorch's threads on a busy machine wait for each other far longer than they compute.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_story_ends_with_every_rung_and_does_not_train_twice(tmp_path: Path) -> None:
+    told = list(demo.run(tmp_path, pipeline.quiet, TINY))
+    ladder = told[-1]
+    for rung in ("pytorch fp32", "onnxruntime fp32", "tensorrt-rtx fp32", "tensorrt-rtx fp16"):
+        assert rung in ladder
+    assert ladder.count("built; needs an NVIDIA GPU") == 2
+    assert any("training" in text for text in told)
+    for file in (*tmp_path.glob("models/*.onnx"), *tmp_path.glob("engines/*.engine"), *tmp_path.glob("engines/*.onnx")):
+        assert demo.MARK in load_record(file, remedy="").marks, file
+    assert not (tmp_path / "models" / "weights").exists()
+
+    weights = TRAINED.name
+    before = (tmp_path / "weights" / weights).stat().st_mtime_ns
+    again = list(demo.run(tmp_path, pipeline.quiet, TINY))
+    assert any("trained before" in text for text in again)
+    assert (tmp_path / "weights" / weights).stat().st_mtime_ns == before
+    # Another plan is another training.
+    other = list(demo.run(tmp_path, pipeline.quiet, replace(TINY, steps=1)))
+    assert any("training" in text for text in other)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRAINED.exists(), reason="needs the weights of: make demo")
+def test_labels_agree_with_the_twin_that_blurs_inside() -> None:
+    """The 512x1024 model behind our blur and its ``_pre_down`` twin give the same labels on the demo's scenes."""
+    protocol = Protocol((1024, 2048), None)
+    half = build_model(demo.MODEL, TRAINED)
+    twin_name = find(demo.MODEL).pre_down_twin
+    assert twin_name
+    twin = build_model(twin_name, TRAINED)
+    equal = []
+    for sample in find_split(TRAINED.parents[1] / "cityscapes").samples:
+        image = normalise(load(sample).image)
+        with torch.inference_mode():
+            ours = half(torch.from_numpy(blur_and_halve(image))).numpy()
+            theirs = twin(torch.from_numpy(image)).numpy()
+        (a,), (b,) = label_maps(ours, protocol), label_maps(theirs, protocol)
+        equal.append(float((a == b).mean()))
+    figures = f"mean {100 * np.mean(equal):.3f} %, worst {100 * min(equal):.3f} %"
+    print(f"label agreement with the twin: {figures}")  # noqa: T201 - the figure is asked for
+    assert np.mean(equal) >= 0.995
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRAINED.exists(), reason="needs the weights of: make demo")
+def test_the_demo_is_worth_looking_at() -> None:
+    """Weights that know next to nothing would make every drop look small."""
+    options = pipeline.EvalOptions(root=TRAINED.parents[1] / "cityscapes", max_drop=0.5)
+    result = pipeline.evaluate_cityscapes(Workspace(TRAINED.parents[1]), demo.MODEL, options)
+    assert result.scores[0].miou > 60
+    assert result.failure is None
