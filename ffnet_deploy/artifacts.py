@@ -206,18 +206,23 @@ def load_record(path: Path, *, remedy: str, check: bool = True) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What differs from the model's contract, as it stands in file names: ``[@HxW][.bN]``."""
+    """What differs from the model's contract, as it stands in file names: ``[.bilinear][@HxW][.bN]``."""
 
     model: str
     hw: tuple[int, int] | None = None
     """None is the contract's size."""
-    batch: int = 1
+    batch: int | None = 1
+    """None is any batch."""
+    upsampling: str | None = None
+    """Another than the published one."""
 
     @property
     def stem(self) -> str:
         """File name without precision and ending."""
+        changed = f".{self.upsampling}" if self.upsampling else ""
         size = f"@{self.hw[0]}x{self.hw[1]}" if self.hw else ""
-        return f"{self.model}{size}{f'.b{self.batch}' if self.batch != 1 else ''}"
+        batch = {None: ".bdynamic", 1: ""}.get(self.batch, f".b{self.batch}")
+        return f"{self.model}{changed}{size}{batch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,21 +247,20 @@ class Workspace:
         """``models/STEM.onnx``, or ``models/STEM.PRECISION.onnx``."""
         return self.models / (f"{stem}.onnx" if precision == "fp32" else f"{stem}.{precision}.onnx")
 
-    def engine(self, stem: str, precision: str, runtime: str) -> Path:
-        """``engines/STEM.PRECISION.RUNTIME.engine``; ONNX Runtime's end in ``.onnxruntime.onnx``."""
+    def engine(self, stem: str, precision: str, runtime: str, target: str = "") -> Path:
+        """``engines/STEM.PRECISION.RUNTIME[-TARGET].engine``; ONNX Runtime's end in ``.onnxruntime.onnx``."""
         ending = "onnx" if runtime.startswith("onnxruntime") else "engine"
-        return self.engines / f"{stem}.{precision}.{runtime}.{ending}"
+        return self.engines / f"{stem}.{precision}.{runtime}{target}.{ending}"
 
     def graphs(self) -> list[tuple[Path, Record]]:
-        """Every FP32 graph with a readable record, the newest first."""
-        return self._recorded(self.models, "graph", "fp32")
+        """Every graph that export made and that has a readable record, the newest first."""
+        return [item for item in self._recorded(self.models, "graph", "fp32") if "weights" in item[1].sources]
 
     def engines_of(self, stem: str) -> list[tuple[Path, Record]]:
-        """Every engine of one variant with a readable record, by file name; the files are not hashed."""
-        found = [
-            (p, r) for p, r in self._recorded(self.engines, "engine") if p.name.startswith(f"{stem}.{r.precision}.")
-        ]
-        return sorted(found, key=lambda item: item[0].name)
+        """Every engine that goes back to the FP32 graph ``STEM.onnx``, by file name; the files are not hashed."""
+        found = self._recorded(self.engines, "engine")
+        mine = (item for item in found if item[1].sources.get("exported", {}).get("file") == f"{stem}.onnx")
+        return sorted(mine, key=lambda item: item[0].name)
 
     def _recorded(self, folder: Path, kind: Kind, precision: str | None = None) -> list[tuple[Path, Record]]:
         items = []

@@ -44,6 +44,19 @@ class Runtime(StrEnum):
     onnxruntime = "onnxruntime"
 
 
+class Io(StrEnum):
+    """What ``--io`` takes."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+class Upsampling(StrEnum):
+    """What ``--upsampling`` takes."""
+
+    bilinear = "bilinear"
+
+
 def _complete(incomplete: str) -> list[str]:
     return [name for name in specs.SPECS if incomplete.lower() in name.lower()]
 
@@ -141,6 +154,10 @@ def export(
         str | None, typer.Option(metavar="FILE|random", help="A weight file, or random weights for latency work.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch missing weights.")] = False,
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="A graph for any batch.")] = False,
+    upsampling: Annotated[
+        Upsampling | None, typer.Option(help="Of a mobile model on a desktop GPU; ideally re-trained.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write there instead of models/NAME.onnx.")] = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -151,7 +168,15 @@ def export(
     hw = None if height is None and width is None else (height or spec.input_hw[0], width or spec.input_hw[1])
     chosen = Path(weights) if weights not in (None, pipeline.RANDOM) else weights
     options = pipeline.ExportOptions(
-        hw=hw, allow_size=allow_size, batch=batch, opset=opset, weights=chosen, offline=offline, output=output
+        hw=hw,
+        allow_size=allow_size,
+        batch=batch,
+        opset=opset,
+        weights=chosen,
+        offline=offline,
+        output=output,
+        dynamic_batch=dynamic_batch,
+        upsampling=upsampling.value if upsampling else None,
     )
     with _progress() as progress:
         result = pipeline.export(Workspace(workspace), name, options, progress)
@@ -169,18 +194,63 @@ def build(
     runtime: Annotated[
         Runtime, typer.Option(help="auto: TensorRT with a GPU, else TensorRT-RTX; and ONNX Runtime FP32.")
     ] = Runtime.auto,
+    io: Annotated[Io, typer.Option(help="Type of an FP16 engine's inputs and outputs.")] = Io.fp32,
+    keep_fp32: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Nodes that stay FP32 in FP16 engines; may be repeated.")
+    ] = None,
+    image_in: Annotated[bool, typer.Option("--image-in", help="Take uint8 NHWC; normalise inside.")] = False,
+    labels_out: Annotated[bool, typer.Option("--labels-out", help="Give a uint8 label map, not logits.")] = False,
+    align_corners: Annotated[bool, typer.Option("--align-corners", help="Of the up-sampling before labels.")] = False,
+    batch: Annotated[
+        str | None, typer.Option(metavar="MIN,OPT,MAX", help="Batches of an engine from a --dynamic-batch graph.")
+    ] = None,
+    gpu: Annotated[
+        list[str] | None, typer.Option(metavar="SM", help="TensorRT-RTX target such as sm86; may be repeated.")
+    ] = None,
+    portable: Annotated[bool, typer.Option("--portable", help="Every target that TensorRT-RTX knows.")] = False,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let FP32 convolutions round to TF32.")] = False,
+    level: Annotated[int | None, typer.Option(help="TensorRT's optimisation level, 0 to 5.")] = None,
+    workspace_mb: Annotated[int | None, typer.Option(metavar="MIB", help="TensorRT's scratch memory.")] = None,
+    timing_cache: Annotated[bool, typer.Option("--timing-cache", help="Keep TensorRT's timings.")] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="TensorRT engine for Ampere and later GPUs.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="TensorRT engine that later versions load.")
+    ] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Build engines from the exported graph."""
+    """Build engines from the exported graph, and look at what was built."""
     from ffnet_deploy import pipeline
+    from ffnet_deploy.runtimes.options import BatchProfile, EngineOptions
 
     if int8:
         raise UsageError("--int8 does not exist yet (--fp32 and --fp16 do). Leave it out.")
+    engine = EngineOptions(
+        gpus=tuple(gpu or ()),
+        portable=portable,
+        tf32=tf32,
+        level=level,
+        workspace_mb=workspace_mb,
+        timing_cache=timing_cache,
+        hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible,
+        batch=BatchProfile.parse(batch) if batch else None,
+    )
+    options = pipeline.BuildOptions(
+        precisions=tuple(p for p, asked in (("fp32", fp32), ("fp16", fp16)) if asked) or ("fp32",),
+        runtime=runtime.value,
+        io=io.value,
+        keep_fp32=tuple(keep_fp32 or ()),
+        image_in=image_in,
+        labels_out=labels_out,
+        align_corners=align_corners,
+        engine=engine,
+    )
     space = Workspace(workspace)
     _tell_model(space, name)
-    precisions = [p for p, asked in (("fp32", fp32), ("fp16", fp16)) if asked]
     with _progress() as progress:
-        results = pipeline.build(space, name, precisions, runtime.value, progress=progress)
+        results = pipeline.build(space, name, options, progress)
     _say(report.built(results))
 
 

@@ -188,13 +188,24 @@ def evaluate(
         loaded = [cityscapes.load(sample, protocol.size) for sample in samples]
         image = _network_input([item.image for item in loaded], protocol, batch)
         truths = reference.labels(samples, image)
-        outputs = [truths, *(label_maps(rung({"image": image})["logits"], protocol)[: len(samples)] for rung in rungs)]
+        raw = [item.image for item in loaded]
+        outputs = [truths, *(_labels(rung, raw, image, protocol)[: len(samples)] for rung in rungs)]
         for tally, labels in zip(tallies, outputs, strict=True):
             for mine, theirs, item in zip(labels, truths, loaded, strict=True):
                 tally.add(mine, theirs, item.truth)
         if progress:
             progress(start + len(samples), total)
     return [tally.score() for tally in tallies]
+
+
+def _labels(runner: Runner, raw: list[np.ndarray], image: np.ndarray, protocol: Protocol) -> list[np.ndarray]:
+    """Label maps by a runner, which may take the raw images, or give labels itself."""
+    dtype = runner.inputs[0].dtype
+    filled = raw + [raw[-1]] * (len(image) - len(raw))
+    outputs = runner({"image": np.stack(filled) if dtype == "uint8" else image.astype(dtype, copy=False)})
+    if "labels" in outputs:
+        return list(outputs["labels"])
+    return label_maps(outputs["logits"], protocol)
 
 
 def _network_input(images: list[np.ndarray], protocol: Protocol, batch: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx
 
 COMPUTE = ("Conv", "Gemm")
@@ -27,3 +28,11 @@ def macs_by_node(model: onnx.ModelProto) -> dict[str, int]:
             # A filter is (O, I/groups, kH, kW); Gemm's is (O, I), since PyTorch's linear is exported with transB.
             macs[node.name] = math.prod(known[node.output[0]]) * math.prod(known[node.input[1]][1:])
     return macs
+
+
+def resize_scales(before: tuple[int, ...], after: tuple[int, ...]) -> np.ndarray:
+    """float32 factors that give exactly ``after``, which is floor(before * factor)."""
+    factors = np.array(after, np.float32) / np.array(before, np.float32)
+    # In double precision, as ONNX infers shapes: 7 * 1.8571428 falls short of 13 there, though not in single.
+    short = np.floor(np.array(before) * factors.astype(np.float64)) < np.array(after)
+    return np.where(short, np.nextafter(factors, np.float32(np.inf)), factors).astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ffnet_deploy.pipeline.bench import Benchmark, bench, environment
-from ffnet_deploy.pipeline.build import Built, build, plan
+from ffnet_deploy.pipeline.build import BuildOptions, Built, build, plan
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
 from ffnet_deploy.pipeline.evaluate import EvalOptions, Evaluation, evaluate_cityscapes
 from ffnet_deploy.pipeline.export import RANDOM, Exported, ExportOptions, export
@@ -13,6 +13,7 @@ from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
 __all__ = [
     "RANDOM",
     "Benchmark",
+    "BuildOptions",
     "Built",
     "EvalOptions",
     "Evaluation",

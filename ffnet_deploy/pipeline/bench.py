@@ -78,9 +78,10 @@ def bench(
     graph = current_graph(workspace, name)
     rungs = ladder(workspace, graph)
     threads = threads or runtimes.default_threads()
+    timed = (rungs.reference, *rungs.running)
     latencies = measure(
-        (rungs.reference, *rungs.running),
-        street_feeds(graph.shape, 2),
+        timed,
+        [street_feeds(graph.shape, 2, rung.ends) for rung in timed],
         iters=iters,
         threads=threads,
         device=device,

@@ -10,6 +10,7 @@ from typing import Any
 from ffnet_deploy import artifacts
 from ffnet_deploy.artifacts import Record, Workspace
 from ffnet_deploy.errors import ArtifactError
+from ffnet_deploy.runtimes import Ends
 from ffnet_deploy.zoo import specs
 from ffnet_deploy.zoo.specs import ModelSpec
 
@@ -30,12 +31,17 @@ class Graph:
 
     @property
     def spec(self) -> ModelSpec:
-        return specs.find(self.record.model)
+        return specs.changed(self.record.model, self.record.options.get("upsampling"))
 
     @property
     def stem(self) -> str:
         """File name without ending: the model and what differs from its contract."""
         return self.path.name.removesuffix(".onnx")
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the batch is free; ``shape`` has 1 then."""
+        return bool(self.record.options.get("dynamic_batch"))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -82,13 +88,24 @@ def reference_weights(workspace: Workspace, graph: Graph) -> Path | None:
     return None if file is None else workspace.root / file
 
 
-def street_feeds(shape: tuple[int, int, int, int], count: int) -> list[dict[str, Any]]:
-    """Real-looking inputs: synthetic street scenes, normalised, float32 of ``shape``."""
+def street_feeds(shape: tuple[int, int, int, int], count: int, ends: Ends | None = None) -> list[dict[str, Any]]:
+    """Real-looking inputs: synthetic street scenes in the form that an engine takes.
+
+    Args:
+        shape: (N, 3, H, W) of the network's input.
+        count: of feeds.
+        ends: what the engine takes; by default float32 of ``shape``, normalised.
+    """
     import numpy as np
 
     from ffnet_deploy.data.images import normalise
     from ffnet_deploy.data.scenes import draw_scene
 
+    ends = ends or Ends()
     batch, _, height, width = shape
-    images = [normalise(draw_scene(height, width, seed).image) for seed in range(count * batch)]
+    scenes = [draw_scene(height, width, seed).image for seed in range(count * batch)]
+    if ends.image_in:
+        images = [scene[None] for scene in scenes]
+    else:
+        images = [normalise(scene).astype("float16" if ends.io == "fp16" else "float32") for scene in scenes]
     return [{"image": np.concatenate(images[i * batch : (i + 1) * batch])} for i in range(count)]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Workspace
-from ffnet_deploy.errors import DataError, FFNetDeployError, GateError, UsageError
+from ffnet_deploy.errors import DataError, FFNetDeployError, GateError, MissingDependencyError, UsageError
 from ffnet_deploy.pipeline.bench import environment
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
-from ffnet_deploy.pipeline.ladder import Skipped, error_json, ladder, rung_json
+from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder, rung_json
 from ffnet_deploy.runtimes import Rung
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def evaluate_cityscapes(
     if graph.spec.task != "segmentation":
         raise UsageError(f"{graph.record.model} is a classification model. Name a segmentation model for Cityscapes.")
     split = find_split(options.root)
-    rungs = ladder(workspace, graph, options.only)
     protocol = _protocol(graph, options.align_corners)
+    rungs = _comparable(ladder(workspace, graph, options.only, emulated=True), graph, protocol, options.only)
     threads = runtimes.default_threads()
 
     progress("hashing the set", 0, None)
@@ -138,6 +138,24 @@ def _score(running: Sequence[Rung], evaluate: Callable[[list[Runner]], list[Scor
         threads = runtimes.default_threads()
         runners = (runtimes.open_rung(rung, threads, device, spinning=False) for rung in running)
         return evaluate([stack.enter_context(runner) for runner in runners])
+
+
+def _comparable(rungs: Ladder, graph: Graph, protocol: Protocol, only: Sequence[str]) -> Ladder:
+    """Leave out, with the reason, the rungs whose ends do not fit the protocol."""
+    running, skipped = [], list(rungs.skipped)
+    for rung in rungs.running:
+        size = f"{graph.shape[2]}x{graph.shape[3]}"
+        scored = f"{protocol.size[0]}x{protocol.size[1]}"
+        if (rung.ends.image_in or rung.ends.labels_out) and size != scored:
+            skipped.append(Skipped(rung, f"its image or labels are {size}, and the protocol scores {scored}"))
+        elif rung.ends.labels_out and rung.ends.align_corners != protocol.align_corners:
+            inside = str(rung.ends.align_corners).lower()
+            skipped.append(Skipped(rung, f"it up-samples with align_corners {inside} inside"))
+        else:
+            running.append(rung)
+    if only and len(skipped) > len(rungs.skipped):
+        raise MissingDependencyError(f"{skipped[-1]}. Leave it out.")
+    return Ladder(rungs.reference, tuple(running), tuple(skipped))
 
 
 def _protocol(graph: Graph, align_corners: bool) -> Protocol:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Record, Workspace
 from ffnet_deploy.errors import ArtifactError, FFNetDeployError, MissingDependencyError, UsageError, WeightsError
 from ffnet_deploy.pipeline.current import Graph, reference_weights
-from ffnet_deploy.runtimes import Rung
+from ffnet_deploy.runtimes import Ends, Rung
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,14 @@ class Ladder:
         )
 
 
-def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = ()) -> Ladder:
+def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emulated: bool = False) -> Ladder:
     """Find the rungs of a graph.
 
     Args:
         workspace: where the engines are.
         graph: what they were built from.
         only: names of rungs (``onnxruntime fp32``) or runtimes; empty means all.
+        emulated: also the FP16 graph, scored by rounding; it cannot be timed.
 
     Raises:
         UsageError: a name that no built engine has.
@@ -65,8 +66,11 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = ()) -> Ladd
         )
     size = weights.stat().st_size if weights else None
     marks = tuple(graph.record.marks)
-    reference = Rung(runtimes.REFERENCE, "fp32", graph.record.model, graph.shape, weights, size, marks)
+    model, upsampling = graph.record.model, graph.record.options.get("upsampling")
+    reference = Rung(runtimes.REFERENCE, "fp32", model, graph.shape, weights, size, marks, upsampling)
     built = [_rung(graph, path, record) for path, record in workspace.engines_of(graph.stem)]
+    if emulated:
+        built += _emulated(workspace, graph)
     wanted = [rung for rung in built if not only or rung.name in only or rung.runtime in only]
     unknown = [name for name in only if not any(name in (r.name, r.runtime) for r in built) and name != reference.name]
     if unknown:
@@ -88,7 +92,40 @@ def _rung(graph: Graph, path: Path, record: Record) -> Rung:
     if record.sources["exported"]["sha256"] != graph.record.sha256:
         raise ArtifactError(f"{path} is stale: {graph.path} was exported again since. Run: {remedy}")
     assert record.runtime is not None
-    return Rung(record.runtime, record.precision, record.model, graph.shape, path, record.size, tuple(record.marks))
+    return Rung(
+        record.runtime,
+        record.precision,
+        record.model,
+        graph.shape,
+        path,
+        record.size,
+        tuple(record.marks),
+        variant=_variant(path, record),
+        ends=Ends(**{f.name: record.options[f.name] for f in fields(Ends) if f.name in record.options}),
+    )
+
+
+def _variant(path: Path, record: Record) -> str:
+    """What stands in the engine's name beyond graph, precision and runtime: ends, batches, targets."""
+    exported = record.sources["exported"]["file"].removesuffix(".onnx").removesuffix(".bdynamic")
+    rest = path.name.removeprefix(exported).rpartition(".")[0]
+    rest = rest.replace(f".{record.precision}.{record.runtime}", " ", 1)
+    return " ".join(rest.replace(".", " ").replace(" -", " ").split())
+
+
+def _emulated(workspace: Workspace, graph: Graph) -> list[Rung]:
+    """The FP16 graph, scored through rounding: there is no FP16 runtime on a CPU."""
+    path = workspace.graph(graph.stem, "fp16")
+    if not path.exists():
+        return []
+    record = artifacts.load_record(path, remedy=f"ffnet-deploy build {graph.record.model} --fp16")
+    if record.sources["graph"]["sha256"] != graph.record.sha256:
+        raise ArtifactError(
+            f"{path} is stale: {graph.path} was exported again since. "
+            f"Run: ffnet-deploy build {graph.record.model} --fp16"
+        )
+    marks = tuple(record.marks)
+    return [Rung(runtimes.EMULATED, "fp16", record.model, graph.shape, path, record.size, marks, variant="emulated")]
 
 
 def rung_json(rung: Rung) -> dict[str, Any]:
