@@ -313,6 +313,28 @@ def eval_cityscapes(
 
 
 @app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A graph, an engine or a weight file.")],
+    json_file: Json = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Show what a file is, what made it, whether it is current, and the precision of its layers."""
+    from ffnet_deploy import pipeline
+
+    with _json_errors(json_file, "inspect"):
+        result = pipeline.inspect(Workspace(workspace), file)
+        _deliver(json_file, result.to_json(), report.inspection(result))
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has, what each command can do here, and how to install what is missing."""
+    from ffnet_deploy import pipeline
+
+    _say(report.diagnosis(pipeline.doctor()))
+
+
+@app.command()
 def demo(
     workspace: Annotated[Path, typer.Option("--workspace", metavar="DIR", help="Folder of the demo.")] = Path("demo"),
 ) -> None:

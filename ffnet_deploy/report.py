@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ffnet_deploy.pipeline import Benchmark, Built, Evaluation, Exported
+    from ffnet_deploy.pipeline import Benchmark, Built, Diagnosis, Evaluation, Exported, Inspection
     from ffnet_deploy.zoo.specs import Cost, ModelSpec
 
 Row = Sequence[object]
@@ -119,10 +119,28 @@ def exported(result: Exported) -> str:
 def built(results: Sequence[Built]) -> str:
     """The engines that were built."""
     rows = [
-        (b.path, b.record.precision, b.record.runtime, megabytes(b.record.size), f"{b.record.seconds:.1f} s")
+        (
+            b.path.name,
+            b.record.precision,
+            b.record.runtime,
+            megabytes(b.record.size),
+            f"{b.record.seconds:.1f} s",
+            _found(b.record.found),
+        )
         for b in results
     ]
-    return table(("engine", "precision", "runtime", "size", "built in"), rows) + _marked_line(results[0].record.marks)
+    folder = results[0].path.parent
+    return (
+        f"{folder}/\n"
+        + table(("engine", "precision", "runtime", "size", "built in", "found in it"), rows)
+        + _marked_line(results[0].record.marks)
+    )
+
+
+def _found(found: Mapping[str, Any]) -> str | None:
+    """Shares of the multiply-accumulates by the precision that was found."""
+    share = found.get("share")
+    return ", ".join(f"{100 * part:.4g} % {name}" for name, part in share.items()) if share else None
 
 
 def benchmark(result: Benchmark) -> str:
@@ -164,6 +182,51 @@ def evaluation(result: Evaluation) -> str:
     body = table(("rung", "mIoU", "drop", "agreement"), rows)
     by_class = table(("IoU", *(rung.name for rung in result.rungs)), classes)
     return f"{title}\n\n{body}\n\n{by_class}{skipped(result.skipped)}{_marked_line(result.marks)}"
+
+
+def inspection(result: Inspection) -> str:
+    """What a file is: its kind, what made it, what is in it, precision by layer."""
+    record = result.record
+    lines: list[tuple[str, object]] = [
+        ("kind", result.kind if record is None else f"{result.kind} of {record.model}, {record.precision}"),
+        ("size", f"{result.size} bytes"),
+        ("current", result.current),
+    ]
+    if record:
+        lines += [
+            ("made", f"{record.created[:19]} UTC in {record.seconds:.1f} s, runtime {record.runtime or 'none'}"),
+            ("marks", ", ".join(record.marks) or "none"),
+            ("from", _inline(record.sources)),
+            ("options", _inline(record.options)),
+            ("tools", _inline(record.tools)),
+        ]
+    lines += [(name, _inline(value)) for name, value in result.facts.items()]
+    found = dict(record.found) if record else {}
+    by_node = found.pop("precision", {})
+    kept = found.pop("kept_fp32", {})
+    lines += [(name, _inline(value)) for name, value in found.items()]
+    width = max(len(name) for name, _ in lines)
+    text = "\n".join([str(result.path), *(f"  {name.ljust(width)}  {value}" for name, value in lines)])
+    if kept:
+        text += "\n\n" + table(("kept in FP32", "why"), list(kept.items()))
+    if by_node:
+        text += "\n\n" + table(("layer", "computes in"), list(by_node.items()))
+    return text
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_inline(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return " ".join(map(_inline, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def diagnosis(result: Diagnosis) -> str:
+    """What this machine has, and what each command can do here."""
+    have = table(("", "found", "to install"), [(f.what, f.found, f.remedy) for f in result.findings])
+    can = table(("command", "here", "why not"), [(f.what, f.found, f.remedy) for f in result.abilities])
+    return f"{have}\n\n{can}"
 
 
 def ladder(bench: Benchmark, scored: Evaluation) -> str:
