@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Row = Sequence[object]
 
+_BUSY = 0.5
+"""Load for each core, averaged over a minute, above which other work disturbs a measurement."""
+
 
 def table(headers: Sequence[str], rows: Sequence[Row]) -> str:
     """Columns of text: the first to the left, numbers and the other columns as they come, numbers to the right."""
@@ -129,12 +132,8 @@ def built(results: Sequence[Built]) -> str:
         )
         for b in results
     ]
-    folder = results[0].path.parent
-    return (
-        f"{folder}/\n"
-        + table(("engine", "precision", "runtime", "size", "built in", "found in it"), rows)
-        + _marked_line(results[0].record.marks)
-    )
+    body = table(("engine", "precision", "runtime", "size", "built in", "found in it"), rows)
+    return f"{results[0].path.parent}/\n{body}{_marked_line(results[0].record.marks)}"
 
 
 def _found(found: Mapping[str, Any]) -> str | None:
@@ -162,7 +161,14 @@ def benchmark(result: Benchmark) -> str:
         f"{result.iters} runs of each in turns, {result.threads} threads, {result.environment['processor']}"
     )
     body = table(("rung", "file", "median", "p90", "p99", "speed-up"), rows)
-    return f"{title}\n\n{body}{skipped(result.skipped)}{_marked_line(result.marks)}"
+    return f"{title}\n\n{body}{skipped(result.skipped)}{_busy(result)}{_marked_line(result.marks)}"
+
+
+def _busy(result: Benchmark) -> str:
+    load, cores = result.load_before, result.environment["cores"]
+    if load <= _BUSY * cores:
+        return ""
+    return f"\n\nWarning: the machine was busy before this began (load {load:.1f} on {cores} cores). Do not quote it."
 
 
 def evaluation(result: Evaluation) -> str:

@@ -1,7 +1,7 @@
 """Build FP32 and FP16 engines of all 87 deployable models with TensorRT-RTX at their native size; resumable.
 
 Each model runs through the real command line with random weights, in processes of its own; its files are deleted once
-they are measured, so no more than one model's are on the disk at a time (``--keep`` keeps the engines, below engines/zoo).
+they are measured, so that one model's are on the disk at a time (``--keep`` keeps the engines, below engines/zoo).
 Results go to docs/measurements/build_zoo.json after every model. Exit 1 if any failed.
 
 Run: make build-zoo

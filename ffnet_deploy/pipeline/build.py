@@ -155,22 +155,24 @@ def _deployed(workspace: Workspace, source: Graph, options: BuildOptions) -> Gra
     stem = source.path.name.removesuffix(".onnx").removesuffix(f".{precision}")
     path = workspace.graph(f"{stem}{options.ends}", precision)
     data = model.SerializeToString(deterministic=True)
-    artifacts.write_bytes(path, data)
-    record = Record(
-        kind="graph",
-        model=source.record.model,
-        precision=precision,
-        sha256=artifacts.sha256_of(path),
-        size=len(data),
-        sources={"graph": {"file": source.path.name, "sha256": source.record.sha256}},
-        options={**source.record.options, **_ends_json(options)},
-        found={"kept_fp32": source.record.found.get("kept_fp32", {})},
-        marks=source.record.marks,
-        seconds=round(time.monotonic() - started, 3),
-        tools=artifacts.tool_versions("onnx", "numpy"),
-        created=artifacts.now(),
+    record = artifacts.keep(
+        path,
+        data,
+        lambda sha256, size: Record(
+            kind="graph",
+            model=source.record.model,
+            precision=precision,
+            sha256=sha256,
+            size=size,
+            sources={"graph": {"file": source.path.name, "sha256": source.record.sha256}},
+            options={**source.record.options, **_ends_json(options)},
+            found={"kept_fp32": source.record.found.get("kept_fp32", {})},
+            marks=source.record.marks,
+            seconds=round(time.monotonic() - started, 3),
+            tools=artifacts.tool_versions("onnx", "numpy"),
+            created=artifacts.now(),
+        ),
     )
-    artifacts.save_record(path, record)
     return Graph(path, record)
 
 
@@ -197,31 +199,46 @@ def _build_one(
     with artifacts.replacing(path) as part:
         found = _run_builder(job.runtime, source.path, part, wanted, progress)
         _check_found(source, job, found)
-    record = Record(
-        kind="engine",
-        model=graph.record.model,
-        precision=job.precision,
-        runtime=job.runtime,
-        sha256=artifacts.sha256_of(path),
-        size=path.stat().st_size,
-        sources={
-            "graph": {"file": source.path.name, "sha256": source.record.sha256},
-            "exported": {"file": graph.path.name, "sha256": graph.record.sha256},
-        },
-        options={
-            "shape": list(graph.shape),
-            "io": source.record.options.get("io", "fp32"),
-            **_ends_json(options),
-            **{key: str(value) if key == "batch" else value for key, value in wanted.asked().items()},
-        },
-        found=found,
-        marks=graph.record.marks,
-        seconds=round(time.monotonic() - started, 3),
-        tools=artifacts.tool_versions(*_TOOLS),
-        created=artifacts.now(),
-    )
-    artifacts.save_record(path, record)
+        record = Record(
+            kind="engine",
+            model=graph.record.model,
+            precision=job.precision,
+            runtime=job.runtime,
+            sha256=artifacts.sha256_of(part),
+            size=part.stat().st_size,
+            sources={
+                "graph": {"file": source.path.name, "sha256": source.record.sha256},
+                "exported": {"file": graph.path.name, "sha256": graph.record.sha256},
+            },
+            options={
+                "command": _command(graph, job, options),
+                "shape": list(graph.shape),
+                "io": source.record.options.get("io", "fp32"),
+                **_ends_json(options),
+                **{key: str(value) if key == "batch" else value for key, value in wanted.asked().items()},
+            },
+            found=found,
+            marks=graph.record.marks,
+            seconds=round(time.monotonic() - started, 3),
+            tools=artifacts.tool_versions(*_TOOLS),
+            created=artifacts.now(),
+        )
+        artifacts.save_record(path, record)
     return Built(path, record)
+
+
+def _command(graph: Graph, job: _Job, options: BuildOptions) -> str:
+    """The command line that builds this engine again."""
+    parts = [f"ffnet-deploy build {graph.record.model} --{job.precision} --runtime {job.runtime}"]
+    parts += [f"--keep-fp32 {pattern!r}" for pattern in options.keep_fp32 if job.precision == "fp16"]
+    parts += ["--io fp16"] if options.io == "fp16" and job.precision == "fp16" else []
+    ends = (
+        ("--image-in", options.image_in),
+        ("--labels-out", options.labels_out),
+        ("--align-corners", options.align_corners),
+    )
+    parts += [flag for flag, asked in ends if asked]
+    return " ".join([*parts, *options.engine.flags(job.runtime)])
 
 
 def _run_builder(runtime: str, graph: Path, engine: Path, options: EngineOptions, progress: Progress) -> dict[str, Any]:

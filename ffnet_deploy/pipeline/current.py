@@ -34,6 +34,11 @@ class Graph:
         return specs.changed(self.record.model, self.record.options.get("upsampling"))
 
     @property
+    def command(self) -> str:
+        """The command that makes it again."""
+        return str(self.record.options.get("command") or f"ffnet-deploy export {self.record.model}")
+
+    @property
     def stem(self) -> str:
         """File name without ending: the model and what differs from its contract."""
         return self.path.name.removesuffix(".onnx")
@@ -59,17 +64,16 @@ def current_graph(workspace: Workspace, name: str | None) -> Graph:
     """
     if name is not None:
         specs.find(name)
-    found = [path for path, record in workspace.graphs() if name in (None, record.model)]
+    found = workspace.graphs(name)
     if not found:
-        plain = workspace.graph(name) if name else None
-        if plain is not None and plain.exists():
-            artifacts.load_record(plain, remedy=f"ffnet-deploy export {name}")
         what = f"No graph of {name} is" if name else "No graph is"
         raise ArtifactError(
-            f"{what} in {workspace.models} (build starts from one). Run: ffnet-deploy export {name or 'NAME'}"
+            f"{what} in {workspace.models} (an exported one was needed). Run: ffnet-deploy export {name or 'NAME'}"
         )
-    record = artifacts.load_record(found[0], remedy=f"ffnet-deploy export {name or 'NAME'}")
-    graph = Graph(found[0], record)
+    path, listed = found[0]
+    if listed.model not in specs.SPECS or not path.name.startswith(listed.model):
+        raise ArtifactError(f"{path} has a record of {listed.model!r}, which it is not. Run: ffnet-deploy export NAME")
+    graph = Graph(path, artifacts.load_record(path, remedy=f"ffnet-deploy export {listed.model}"))
     _check_weights(workspace, graph)
     return graph
 
@@ -78,8 +82,7 @@ def _check_weights(workspace: Workspace, graph: Graph) -> None:
     file = reference_weights(workspace, graph)
     weights = graph.record.sources["weights"]
     if file is not None and file.is_file() and artifacts.sha256_of(file) != weights["sha256"]:
-        remedy = f"ffnet-deploy export {graph.record.model}"
-        raise ArtifactError(f"{graph.path} is stale: {file} has changed since it was exported. Run: {remedy}")
+        raise ArtifactError(f"{graph.path} is stale: {file} has changed since it was exported. Run: {graph.command}")
 
 
 def reference_weights(workspace: Workspace, graph: Graph) -> Path | None:

@@ -69,7 +69,7 @@ def export(workspace: Workspace, name: str, options: ExportOptions, progress: Pr
     height, width = _checked_options(specs.find(name), options)
     spec = specs.changed(name, options.upsampling)
     started = time.monotonic()
-    path = options.output or workspace.graph(_variant(spec, (height, width), options).stem)
+    path = _output(workspace, workspace.graph(_variant(spec, (height, width), options).stem), options.output)
     file = _weights_file(workspace, spec, options, progress)
 
     progress("loading weights", 0, None)
@@ -95,28 +95,31 @@ def export(workspace: Workspace, name: str, options: ExportOptions, progress: Pr
     batches = (1, 3) if options.dynamic_batch else (options.batch,)
     checks = [_verify(loaded, data, (batch, 3, height, width)) for batch in batches]
     found = {"verification": checks[-1], "operators": _operators(graph)}
-    artifacts.write_bytes(path, data)
-    record = Record(
-        kind="graph",
-        model=name,
-        precision="fp32",
-        sha256=artifacts.sha256_of(path),
-        size=len(data),
-        sources={"weights": {"file": _relative(workspace, file), "sha256": loaded.sha256}},
-        options={
-            "shape": list(shape),
-            "opset": options.opset,
-            "contract": list(spec.input_hw),
-            "dynamic_batch": options.dynamic_batch,
-            "upsampling": spec.upsampling,
-        },
-        found=found,
-        marks=marks,
-        seconds=round(time.monotonic() - started, 3),
-        tools=artifacts.tool_versions(*_TOOLS),
-        created=artifacts.now(),
+    record = artifacts.keep(
+        path,
+        data,
+        lambda sha256, size: Record(
+            kind="graph",
+            model=name,
+            precision="fp32",
+            sha256=sha256,
+            size=size,
+            sources={"weights": {"file": _relative(workspace, file), "sha256": loaded.sha256}},
+            options={
+                "command": _command(spec, (height, width), options),
+                "shape": list(shape),
+                "opset": options.opset,
+                "contract": list(spec.input_hw),
+                "dynamic_batch": options.dynamic_batch,
+                "upsampling": spec.upsampling,
+            },
+            found=found,
+            marks=marks,
+            seconds=round(time.monotonic() - started, 3),
+            tools=artifacts.tool_versions(*_TOOLS),
+            created=artifacts.now(),
+        ),
     )
-    artifacts.save_record(path, record)
     return Exported(path, record, loaded.notes)
 
 
@@ -147,6 +150,33 @@ def _checked_options(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]
             f"{height}x{width} is too small (at least {MIN_SIDE}x{MIN_SIDE} was needed). Name a larger size."
         )
     return height, width
+
+
+def _output(workspace: Workspace, usual: Path, wanted: Path | None) -> Path:
+    """Where to write: inside ``models/`` a file's name says what it is, so no other name will do there."""
+    if wanted is None or wanted.resolve() == usual.resolve():
+        return usual
+    if wanted.suffix != ".onnx":
+        raise UsageError(f"--output {wanted} does not end in .onnx (runtimes tell files by it). Name it {wanted}.onnx")
+    if wanted.resolve().parent == workspace.models.resolve():
+        raise UsageError(f"--output {wanted} is in models/, where this graph is called {usual.name}. Leave it out.")
+    return wanted
+
+
+def _command(spec: ModelSpec, hw: tuple[int, int], options: ExportOptions) -> str:
+    """The command line that makes this graph again."""
+    parts = [f"ffnet-deploy export {spec.name}"]
+    if options.weights is not None:
+        parts.append(f"--weights {options.weights}")
+    if hw != spec.input_hw:
+        parts.append(f"--height {hw[0]} --width {hw[1]} --allow-size")
+    if options.batch != 1:
+        parts.append(f"--batch {options.batch}")
+    if options.dynamic_batch:
+        parts.append("--dynamic-batch")
+    if options.upsampling:
+        parts.append(f"--upsampling {options.upsampling}")
+    return " ".join(parts)
 
 
 def _wrong_size(spec: ModelSpec, height: int, width: int) -> str:

@@ -75,17 +75,17 @@ def _record(workspace: Workspace, path: Path) -> tuple[Record | None, str]:
         record = artifacts.load_record(path, remedy="the command that makes it")
     except FFNetDeployError as error:
         return None, f"no: {error}"
-    return record, _staleness(workspace, path, record)
+    return record, _staleness(workspace, record)
 
 
-def _staleness(workspace: Workspace, path: Path, record: Record) -> str:
+def _staleness(workspace: Workspace, record: Record) -> str:
     weights = record.sources.get("weights")
     if weights and weights["file"]:
         file = workspace.root / weights["file"]
         if not file.is_file():
             return f"as far as can be known: {file} is not there"
         if artifacts.sha256_of(file) != weights["sha256"]:
-            return f"no: {file} has changed since. Run: ffnet-deploy export {record.model}"
+            return f"no: {file} has changed since. Run: {record.options.get('command')}"
     for what in ("exported", "graph"):
         source = record.sources.get(what)
         if not source:
@@ -94,8 +94,8 @@ def _staleness(workspace: Workspace, path: Path, record: Record) -> str:
         if not file.is_file():
             return f"as far as can be known: {file} is not there"
         if artifacts.sha256_of(file) != source["sha256"]:
-            command = "build" if record.kind == "engine" else f"build --{record.precision}"
-            return f"no: {file} was made again since. Run: ffnet-deploy {command} {record.model}"
+            again = record.options.get("command") or f"ffnet-deploy build {record.model} --{record.precision}"
+            return f"no: {file} was made again since. Run: {again}"
     return "yes"
 
 

@@ -32,10 +32,12 @@ class Ladder:
     reference: Rung
     running: tuple[Rung, ...]
     skipped: tuple[Skipped, ...]
+    reference_alone: bool = False
+    """Nothing else was asked for."""
 
     def nothing_ran(self) -> FFNetDeployError | None:
         """The error to end with when no rung besides the reference can run here."""
-        if self.running:
+        if self.running or self.reference_alone:
             return None
         why = "; ".join(map(str, self.skipped)) or "no engine was built"
         return MissingDependencyError(
@@ -62,7 +64,7 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emul
     if weights is not None and not weights.is_file():
         raise WeightsError(
             f"{weights} does not exist (the PyTorch reference needs it). "
-            f"Run: ffnet-deploy weights fetch {graph.record.model}"
+            f"Restore it, or export again from other weights: {graph.command}"
         )
     size = weights.stat().st_size if weights else None
     marks = tuple(graph.record.marks)
@@ -72,7 +74,7 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emul
     if emulated:
         built += _emulated(workspace, graph)
     wanted = [rung for rung in built if not only or rung.name in only or rung.runtime in only]
-    unknown = [name for name in only if not any(name in (r.name, r.runtime) for r in built) and name != reference.name]
+    unknown = [name for name in only if not any(name in (r.name, r.runtime) for r in (reference, *built))]
     if unknown:
         have = ", ".join(rung.name for rung in built) or "none"
         raise UsageError(
@@ -83,11 +85,12 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emul
     if only and skipped:
         raise MissingDependencyError(f"{skipped[0]}. Run it on the machine that it was built for, or leave it out.")
     running = tuple(r for r in wanted if runtimes.reason_not_here(r.runtime) is None)
-    return Ladder(reference, running, skipped)
+    alone = bool(only) and set(only) <= {reference.name, reference.runtime}
+    return Ladder(reference, running, skipped, alone)
 
 
 def _rung(graph: Graph, path: Path, record: Record) -> Rung:
-    remedy = f"ffnet-deploy build {record.model} --{record.precision} --runtime {record.runtime}"
+    remedy = record.options.get("command") or f"ffnet-deploy build {record.model}"
     record = artifacts.load_record(path, remedy=remedy)
     if record.sources["exported"]["sha256"] != graph.record.sha256:
         raise ArtifactError(f"{path} is stale: {graph.path} was exported again since. Run: {remedy}")
@@ -119,7 +122,7 @@ def _emulated(workspace: Workspace, graph: Graph) -> list[Rung]:
     if not path.exists():
         return []
     record = artifacts.load_record(path, remedy=f"ffnet-deploy build {graph.record.model} --fp16")
-    if record.sources["graph"]["sha256"] != graph.record.sha256:
+    if record.sources.get("graph", {}).get("sha256") != graph.record.sha256:
         raise ArtifactError(
             f"{path} is stale: {graph.path} was exported again since. "
             f"Run: ffnet-deploy build {graph.record.model} --fp16"
@@ -128,9 +131,11 @@ def _emulated(workspace: Workspace, graph: Graph) -> list[Rung]:
     return [Rung(runtimes.EMULATED, "fp16", record.model, graph.shape, path, record.size, marks, variant="emulated")]
 
 
-def rung_json(rung: Rung) -> dict[str, Any]:
-    """A rung as plain JSON values."""
+def rung_json(rung: Rung, device: int | None) -> dict[str, Any]:
+    """A rung as plain JSON values; ONNX Runtime stays on the CPU whatever the device."""
+    on_cpu = device is None or rung.runtime in ("onnxruntime", runtimes.EMULATED)
     return {
+        "device": "cpu" if on_cpu else f"cuda:{device}",
         "rung": rung.name,
         "runtime": rung.runtime,
         "precision": rung.precision,

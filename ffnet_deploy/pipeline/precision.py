@@ -48,28 +48,35 @@ def half_graph(workspace: Workspace, graph: Graph, keep: Sequence[str], io: Io, 
     check = _check(model, half, graph)
     data = half.model.SerializeToString(deterministic=True)
     path = workspace.graph(graph.stem, "fp16")
-    artifacts.write_bytes(path, data)
     largest = max(ranges, key=lambda name: ranges[name].magnitude)
-    record = Record(
-        kind="graph",
-        model=graph.record.model,
-        precision="fp16",
-        sha256=artifacts.sha256_of(path),
-        size=len(data),
-        sources={"graph": {"file": graph.path.name, "sha256": graph.record.sha256}, "ranges": SYNTHETIC},
-        options={**graph.record.options, "io": io, "keep_fp32": list(keep)},
-        found={
-            "kept_fp32": dict(half.kept),
-            "largest_activation": {"name": largest, "magnitude": ranges[largest].magnitude},
-            "emulated": check,
-        },
-        marks=graph.record.marks,
-        seconds=round(time.monotonic() - started, 3),
-        tools=artifacts.tool_versions("onnx", "numpy", "onnxruntime-gpu", "onnxruntime"),
-        created=artifacts.now(),
+    record = artifacts.keep(
+        path,
+        data,
+        lambda sha256, size: Record(
+            kind="graph",
+            model=graph.record.model,
+            precision="fp16",
+            sha256=sha256,
+            size=size,
+            sources={"graph": {"file": graph.path.name, "sha256": graph.record.sha256}, "ranges": SYNTHETIC},
+            options={**_inherited(graph), "io": io, "keep_fp32": list(keep)},
+            found={
+                "kept_fp32": dict(half.kept),
+                "largest_activation": {"name": largest, "magnitude": ranges[largest].magnitude},
+                "emulated": check,
+            },
+            marks=graph.record.marks,
+            seconds=round(time.monotonic() - started, 3),
+            tools=artifacts.tool_versions("onnx", "numpy", "onnxruntime-gpu", "onnxruntime"),
+            created=artifacts.now(),
+        ),
     )
-    artifacts.save_record(path, record)
     return Graph(path, record)
+
+
+def _inherited(graph: Graph) -> dict[str, Any]:
+    """What a graph made from another is like it in; the command that makes it is not."""
+    return {key: value for key, value in graph.record.options.items() if key != "command"}
 
 
 def _observe(model: onnx.ModelProto, graph: Graph) -> dict[str, Range]:

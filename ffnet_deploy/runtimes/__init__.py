@@ -72,6 +72,20 @@ def visible_gpus() -> int:
     return count()
 
 
+def check_device(device: int | None) -> None:
+    """Hold ``--device`` to the GPUs that are there.
+
+    Raises:
+        MissingDependencyError: there is no such GPU.
+    """
+    count = visible_gpus()
+    if device is not None and not 0 <= device < count:
+        have = f"GPUs 0 to {count - 1} are" if count > 1 else "GPU 0 is" if count else "no GPU is"
+        raise MissingDependencyError(
+            f"CUDA device {device} was asked for, and {have} visible here. Leave --device out."
+        )
+
+
 def reason_not_here(runtime: str) -> str | None:
     """Why this machine cannot run engines of a runtime; None if it can."""
     if runtime == "onnxruntime":

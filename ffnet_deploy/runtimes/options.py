@@ -71,6 +71,20 @@ class EngineOptions:
         """The options that differ from their defaults."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
+    def flags(self, runtime: str) -> list[str]:
+        """The options that a runtime has, as they stand on the command line."""
+        words = []
+        for name, value in self.asked().items():
+            if name not in _HAS[runtime]:
+                continue
+            if name == "gpus":
+                words += [f"--gpu {gpu}" for gpu in self.gpus]
+            elif name == "batch":
+                words.append(f"--batch {','.join(map(str, self.batch or ()))}")
+            else:
+                words.append(_FLAGS[name] if value is True else f"{_FLAGS[name]} {value}")
+        return words
+
 
 _FLAGS = {
     "gpus": "--gpu", "portable": "--portable", "tf32": "--tf32", "level": "--level", "workspace_mb": "--workspace-mb",
