@@ -103,7 +103,7 @@ def models(
     """List the zoo, or show one model's contract card."""
     from ffnet_deploy import pipeline
 
-    rows = pipeline.list_models(Workspace(workspace), text or "")
+    rows = pipeline.list_models(_space(workspace), text or "")
     exact = [row for row in rows if row[0].name == text]
     if exact:
         _say(report.card(*exact[0]))
@@ -134,7 +134,7 @@ def weights_fetch(
         )
     wanted = specs.list_models() if everything else list(names or ())
     with _progress() as progress:
-        fetched = pipeline.fetch_weights(Workspace(workspace), wanted, source=source, progress=progress)
+        fetched = pipeline.fetch_weights(_space(workspace), wanted, source=source, progress=progress)
     for item in fetched:
         for file in item.files:
             _say(f"{file}{'' if item.origin else '  (already there)'}")
@@ -165,8 +165,9 @@ def export(
     from ffnet_deploy import pipeline
 
     spec = specs.find(name)
-    hw = None if height is None and width is None else (height or spec.input_hw[0], width or spec.input_hw[1])
-    chosen = Path(weights) if weights not in (None, pipeline.RANDOM) else weights
+    asked = (spec.input_hw[0] if height is None else height, spec.input_hw[1] if width is None else width)
+    hw = None if height is None and width is None else asked
+    chosen = Path(weights) if weights and weights != pipeline.RANDOM else weights or None
     options = pipeline.ExportOptions(
         hw=hw,
         allow_size=allow_size,
@@ -179,7 +180,7 @@ def export(
         upsampling=upsampling.value if upsampling else None,
     )
     with _progress() as progress:
-        result = pipeline.export(Workspace(workspace), name, options, progress)
+        result = pipeline.export(_space(workspace), name, options, progress)
     for note in result.notes:
         _tell(f"weights: {note}")
     _say(report.exported(result))
@@ -247,7 +248,7 @@ def build(
         align_corners=align_corners,
         engine=engine,
     )
-    space = Workspace(workspace)
+    space = _space(workspace)
     _tell_model(space, name)
     with _progress() as progress:
         results = pipeline.build(space, name, options, progress)
@@ -267,7 +268,7 @@ def bench(
     from ffnet_deploy import pipeline
 
     with _json_errors(json_file, "bench"):
-        space = Workspace(workspace)
+        space = _space(workspace)
         _tell_model(space, name)
         with _progress() as progress:
             result = pipeline.bench(space, name, iters=iters, device=device, threads=threads, progress=progress)
@@ -299,9 +300,9 @@ def eval_cityscapes(
     from ffnet_deploy import pipeline
 
     with _json_errors(json_file, "eval cityscapes"):
-        if root is None:
+        if root is None or str(root) == ".":
             raise UsageError("No data set was named. Use --root DIR, or set CITYSCAPES_DATASET.")
-        space = Workspace(workspace)
+        space = _space(workspace)
         _tell_model(space, name)
         options = pipeline.EvalOptions(root, tuple(only or ()), device, align_corners, max_drop)
         with _progress() as progress:
@@ -322,7 +323,7 @@ def inspect(
     from ffnet_deploy import pipeline
 
     with _json_errors(json_file, "inspect"):
-        result = pipeline.inspect(Workspace(workspace), file)
+        result = pipeline.inspect(_space(workspace), file)
         _deliver(json_file, result.to_json(), report.inspection(result))
 
 
@@ -361,19 +362,47 @@ def _tell_model(workspace: Workspace, name: str | None) -> None:
         _tell(f"model: {newest[0][0].name.removesuffix('.onnx')} (exported last)")
 
 
+def _space(folder: Path) -> Workspace:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--workspace {folder} is a file (a folder was needed). Name another.")
+    return Workspace(folder)
+
+
 def _deliver(json_file: str | None, result: dict[str, Any], text: str) -> None:
     if json_file == "-":
-        _say(json.dumps(result, indent=2))
         _tell(text)
-        return
-    _say(text)
+    else:
+        _say(text)
     if json_file:
-        write_json(Path(json_file), result)
+        _write_json(json_file, result)
+
+
+def _write_json(target: str, value: dict[str, Any]) -> None:
+    if target == "-":
+        _say(json.dumps(value, indent=2))
+        return
+    path = Path(target)
+    if path.exists() and not path.is_file():
+        # A pipe or a device is written to, never replaced.
+        path.write_text(json.dumps(value) + "\n", "utf-8")
+    else:
+        write_json(path.resolve(), value)
+
+
+def _check_json(target: str | None) -> None:
+    """Before anything is computed, that the result will have a place."""
+    if target in (None, "-"):
+        return
+    path = Path(str(target))
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        found = "is a folder" if path.is_dir() else "is in no folder that exists"
+        raise UsageError(f"--json {target} {found} (a file was needed). Name another, or - for stdout.")
 
 
 @contextmanager
 def _json_errors(json_file: str | None, command: str) -> Iterator[None]:
     """Write an error where the JSON result would have gone."""
+    _check_json(json_file)
     try:
         yield
     except FFNetDeployError as error:
@@ -381,11 +410,10 @@ def _json_errors(json_file: str | None, command: str) -> Iterator[None]:
             from ffnet_deploy.artifacts import SCHEMA
             from ffnet_deploy.pipeline import error_json
 
-            result = {"schema": SCHEMA, "command": command, "error": error_json(error)}
-            if json_file == "-":
-                _say(json.dumps(result, indent=2))
-            else:
-                write_json(Path(json_file), result)
+            try:
+                _write_json(json_file, {"schema": SCHEMA, "command": command, "error": error_json(error)})
+            except (FFNetDeployError, OSError) as second:
+                _tell(f"the error could not be written as JSON either: {second}")
         raise
 
 

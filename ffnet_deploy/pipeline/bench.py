@@ -34,6 +34,8 @@ class Benchmark:
     skipped: tuple[Skipped, ...]
     marks: tuple[str, ...]
     environment: dict[str, Any]
+    load_before: float
+    """Of the machine, averaged over the minute before."""
     failure: FFNetDeployError | None
     """What the command ends with although there is a result."""
 
@@ -54,6 +56,7 @@ class Benchmark:
                 for item in self.latencies
             ],
             "skipped": [{"rung": s.rung.name, "reason": s.reason} for s in self.skipped],
+            "load_before": self.load_before,
             "environment": self.environment,
             "error": error_json(self.failure),
         }
@@ -84,6 +87,7 @@ def bench(
     graph = current_graph(workspace, name)
     rungs = ladder(workspace, graph)
     threads = runtimes.default_threads() if threads is None else threads
+    load = os.getloadavg()[0]
     timed = (rungs.reference, *rungs.running)
     latencies = measure(
         timed,
@@ -103,6 +107,7 @@ def bench(
         skipped=rungs.skipped,
         marks=tuple(graph.record.marks),
         environment=environment(),
+        load_before=load,
         failure=rungs.nothing_ran(),
     )
 
