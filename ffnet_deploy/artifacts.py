@@ -236,7 +236,7 @@ def _checked(values: object) -> Record:
     """
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         found = values.get("schema") if isinstance(values, dict) else type(values).__name__
-        raise ValueError(f"schema {found} instead of {SCHEMA}")
+        raise ValueError(f"schema {found!r} instead of {SCHEMA}")
     record = Record(**values)
     for name, kind in _TYPES.items():
         if not isinstance(getattr(record, name), kind):

@@ -99,7 +99,7 @@ def export_zoo() -> str:
 def build_zoo() -> str:
     """What ``make build-zoo`` measured: size, time and precision of each engine."""
     kept = _measured("build_zoo.json")
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for name, m in kept["models"].items():
         if not m["ok"]:
             rows.append((name, m["error"], None, None, None, None, None))

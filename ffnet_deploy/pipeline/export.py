@@ -79,15 +79,8 @@ def export(workspace: Workspace, name: str, options: ExportOptions, progress: Pr
     marks = (*loaded.marks, *_marks_beside(file), *changed, *off)
 
     progress("exporting", 0, None)
-    from ffnet_deploy.graph.export import export as export_graph
-
     shape = (options.batch, 3, height, width)
-    metadata = {"model": name, "weights_sha256": loaded.sha256, "marks": ", ".join(marks)}
-    graph = export_graph(loaded.module, spec, shape, opset=options.opset, metadata=metadata)
-    if options.dynamic_batch:
-        from ffnet_deploy.graph.batch import with_dynamic_batch
-
-        graph = with_dynamic_batch(graph)
+    graph = _exported(loaded, spec, shape, options, ", ".join(marks))
     data = graph.SerializeToString(deterministic=True)
 
     progress("verifying against PyTorch", 0, None)
@@ -121,6 +114,17 @@ def export(workspace: Workspace, name: str, options: ExportOptions, progress: Pr
         ),
     )
     return Exported(path, record, loaded.notes)
+
+
+def _exported(
+    loaded: Loaded, spec: ModelSpec, shape: tuple[int, int, int, int], options: ExportOptions, marks: str
+) -> onnx.ModelProto:
+    from ffnet_deploy.graph.batch import with_dynamic_batch
+    from ffnet_deploy.graph.export import export as export_graph
+
+    metadata = {"model": spec.name, "weights_sha256": loaded.sha256, "marks": marks}
+    graph = export_graph(loaded.module, spec, shape, opset=options.opset, metadata=metadata)
+    return with_dynamic_batch(graph) if options.dynamic_batch else graph
 
 
 def _checked_options(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -66,10 +67,15 @@ def default_threads() -> int:
 
 
 def visible_gpus() -> int:
-    """How many GPUs the NVIDIA driver offers here."""
-    from ffnet_deploy.runtimes.cuda import visible_gpus as count
-
-    return count()
+    """How many GPUs the NVIDIA driver offers to this process; 0 without a driver. Loads no framework."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
 
 
 def check_device(device: int | None) -> None:

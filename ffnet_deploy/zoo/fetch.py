@@ -100,9 +100,7 @@ def fetch(
         urls = {archive: f"{place.rstrip('/')}/{archive}.zip" for archive in archives}
         return [_from_url(_Download(archive, url, folder), report, pauses_s) for archive, url in urls.items()]
     if not str(place) or re.match(r"\w+://", str(place)) or not Path(place).is_dir():
-        raise WeightsError(
-            f"{str(place)!r} is no place to fetch from (an http(s) URL or a folder was needed). Name one."
-        )
+        raise WeightsError(f"{str(place)!r} holds no archives (an http(s) URL or a folder was needed). Name one.")
     return [_from_folder(archive, folder, Path(place), report) for archive in dict.fromkeys(archives)]
 
 
