@@ -32,7 +32,8 @@ def table(headers: Sequence[str], rows: Sequence[Row]) -> str:
 def _text(cell: object) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "-"
-    return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+    # Adding zero turns -0.0, and what rounds to it, into 0.00.
+    return f"{round(cell, 2) + 0.0:.2f}" if isinstance(cell, float) else str(cell)
 
 
 def megabytes(size: int | None) -> str | None:
@@ -254,6 +255,21 @@ def ladder(bench: Benchmark, scored: Evaluation) -> str:
             "",
         )
         for item in bench.latencies
+    ]
+    timed = {item.rung.name for item in bench.latencies}
+    rows += [
+        (
+            r.name,
+            r.precision,
+            megabytes(r.size),
+            None,
+            None,
+            scores[r.name][0].miou,
+            scores[r.name][1],
+            "scored, never timed",
+        )
+        for r in scored.rungs
+        if r.name not in timed
     ]
     rows += [
         (s.rung.name, s.rung.precision, megabytes(s.rung.size), None, None, None, None, f"built; {s.reason}")

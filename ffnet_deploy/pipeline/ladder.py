@@ -81,10 +81,11 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emul
             f"No engine {unknown[0]!r} of {graph.stem} was built (there are: {have}). "
             f"Run: ffnet-deploy build {graph.record.model}"
         )
-    skipped = tuple(Skipped(r, reason) for r in wanted if (reason := runtimes.reason_not_here(r.runtime)))
+    reasons = {r.name: runtimes.reason_not_here(r.runtime) or _other_version(r) for r in wanted}
+    skipped = tuple(Skipped(r, reason) for r in wanted if (reason := reasons[r.name]))
     if only and skipped:
         raise MissingDependencyError(f"{skipped[0]}. Run it on the machine that it was built for, or leave it out.")
-    running = tuple(r for r in wanted if runtimes.reason_not_here(r.runtime) is None)
+    running = tuple(r for r in wanted if reasons[r.name] is None)
     alone = bool(only) and set(only) <= {reference.name, reference.runtime}
     return Ladder(reference, running, skipped, alone)
 
@@ -104,8 +105,17 @@ def _rung(graph: Graph, path: Path, record: Record) -> Rung:
         record.size,
         tuple(record.marks),
         variant=_variant(path, record),
+        built_by=None if record.options.get("version_compatible") else record.tools.get(record.runtime),
         ends=Ends(**{f.name: record.options[f.name] for f in fields(Ends) if f.name in record.options}),
     )
+
+
+def _other_version(rung: Rung) -> str | None:
+    """Why an engine cannot be loaded by the installed version of its runtime; None if it was built by that one."""
+    installed = artifacts.tool_versions(rung.runtime).get(rung.runtime)
+    if not rung.runtime.startswith("tensorrt") or rung.built_by in (None, installed):
+        return None
+    return f"built by {rung.runtime} {rung.built_by}, and {installed} is installed; build it again"
 
 
 def _variant(path: Path, record: Record) -> str:

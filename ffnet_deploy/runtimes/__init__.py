@@ -54,6 +54,8 @@ class Rung:
     variant: str = ""
     """What its file name says besides: ``image labels``, ``b1-4-8``, ``portable``."""
     ends: Ends = Ends()
+    built_by: str | None = None
+    """Version of TensorRT or TensorRT-RTX that alone can load it."""
 
     @property
     def name(self) -> str:
