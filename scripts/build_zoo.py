@@ -1,9 +1,9 @@
 """Build FP32 and FP16 engines of all 87 deployable models with TensorRT-RTX at their native size; resumable.
 
-Each model has random weights and a process of its own; its files are deleted once they are measured, so that one model's
-are on the disk at a time (``--keep`` keeps the engines, below engines/zoo). Graphs are not verified against PyTorch here:
-that is what ``make export-zoo`` does. Results go to docs/measurements/build_zoo.json after every model. Exit 1 if any
-failed.
+Each model has random weights and a process of its own; its files are deleted once they are measured, so that one
+model's are on the disk at a time (``--keep`` keeps the engines, below engines/zoo). Graphs are not verified against
+PyTorch here: that is what ``make export-zoo`` does. Results go to docs/measurements/build_zoo.json after every model.
+Exit 1 if any failed.
 
 Run: make build-zoo
 """
