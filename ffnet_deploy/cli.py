@@ -282,7 +282,7 @@ def bench(
 def eval_cityscapes(
     name: OptionalName = None,
     root: Annotated[
-        Path | None,
+        str | None,
         typer.Option(envvar="CITYSCAPES_DATASET", metavar="DIR", help="Folder that holds leftImg8bit and gtFine."),
     ] = None,
     only: Annotated[
@@ -300,11 +300,11 @@ def eval_cityscapes(
     from ffnet_deploy import pipeline
 
     with _json_errors(json_file, "eval cityscapes"):
-        if root is None or str(root) == ".":
+        if not root:
             raise UsageError("No data set was named. Use --root DIR, or set CITYSCAPES_DATASET.")
         space = _space(workspace)
         _tell_model(space, name)
-        options = pipeline.EvalOptions(root, tuple(only or ()), device, align_corners, max_drop)
+        options = pipeline.EvalOptions(Path(root), tuple(only or ()), device, align_corners, max_drop)
         with _progress() as progress:
             result = pipeline.evaluate_cityscapes(space, name, options, progress)
         _deliver(json_file, result.to_json(), report.evaluation(result))

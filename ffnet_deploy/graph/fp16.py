@@ -215,7 +215,8 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
             values = numpy_helper.to_array(tensor).astype(np.float32)
             graph.initializer[i].CopyFrom(numpy_helper.from_array(values, tensor.name))
     for value in (*graph.input, *graph.output):
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
+        if value.name in halves:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
     del graph.value_info[:]
     nodes = list(graph.node)
     del graph.node[:]

@@ -28,6 +28,10 @@ class Range(NamedTuple):
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
+# Operator, suffix of what it reduces, suffix of the result.
+_WATCH = (("ReduceMin", "", "/ReduceMin"), ("ReduceMax", "", "/ReduceMax"), ("ReduceMax", "/nans", "/AnyNaN"))
+
+
 def watched(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with the minimum and maximum of every activation as its outputs, in place of its own.
 
@@ -40,9 +44,13 @@ def watched(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.output[:]
     tensors = [value.name for value in graph.input] + [name for node in model.graph.node for name in node.output]
     for name in tensors:
-        for op in ("ReduceMin", "ReduceMax"):
-            graph.node.append(helper.make_node(op, [name], [f"{name}/{op}"], keepdims=0, noop_with_empty_axes=0))
-            graph.output.append(helper.make_tensor_value_info(f"{name}/{op}", TensorProto.FLOAT, []))
+        # The extremes skip over NaN, so it is looked for apart.
+        graph.node.append(helper.make_node("IsNaN", [name], [f"{name}/IsNaN"]))
+        graph.node.append(helper.make_node("Cast", [f"{name}/IsNaN"], [f"{name}/nans"], to=TensorProto.FLOAT))
+        for op, source, target in _WATCH:
+            reduced = [f"{name}{target}"]
+            graph.node.append(helper.make_node(op, [f"{name}{source}"], reduced, keepdims=0, noop_with_empty_axes=0))
+            graph.output.append(helper.make_tensor_value_info(reduced[0], TensorProto.FLOAT, []))
     assert set(tensors) <= set(known)
     return watching
 
@@ -65,7 +73,7 @@ def observe(model: onnx.ModelProto, run: Run, feeds: Iterable[Mapping[str, np.nd
         extremes = run(feed)
         for name in names:
             low, high = float(extremes[f"{name}/ReduceMin"]), float(extremes[f"{name}/ReduceMax"])
-            if not (math.isfinite(low) and math.isfinite(high)):
+            if extremes[f"{name}/AnyNaN"] or not (math.isfinite(low) and math.isfinite(high)):
                 raise PrecisionError(f"{name} is not finite on a calibration image. Check the weights and the images.")
             lows[name], highs[name] = min(lows[name], low), max(highs[name], high)
     return {name: Range(lows[name], highs[name]) for name in names}

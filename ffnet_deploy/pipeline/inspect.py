@@ -61,6 +61,9 @@ def inspect(workspace: Workspace, path: Path) -> Inspection:
         return Inspection(path, kind, size, current, _graph_facts(path), record)
     if record is not None and record.kind == "engine":
         return Inspection(path, "engine", size, current, {}, record)
+    if artifacts.record_path(path).exists():
+        # Damaged: what is wrong stands in `current`.
+        return Inspection(path, "engine", size, current, {}, None)
     raise ArtifactError(
         f"{path} is neither a graph, an engine with its record, nor a weight file. Name one that ffnet-deploy made, "
         "or a .onnx or .pth file."
@@ -120,4 +123,6 @@ def _graph_facts(path: Path) -> dict[str, Any]:
         model = onnx.load(path)
     except Exception as error:  # protobuf raises errors of its own, and onnx others
         raise ArtifactError(f"{path} is no ONNX graph ({error}). Export it again.") from error
+    if not model.graph.node:
+        raise ArtifactError(f"{path} is no ONNX graph (it has no nodes). Export it again.")
     return described(model)
