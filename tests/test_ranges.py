@@ -73,6 +73,6 @@ def test_the_watched_graph_gives_scalars_alone_and_the_model_stays() -> None:
     watching = watched(model)
     assert model.SerializeToString(deterministic=True) == before
     assert [value.name for value in watching.graph.output] == [
-        f"{name}/{op}" for name in ("image", "r", "logits") for op in ("ReduceMin", "ReduceMax")
+        f"{name}/{op}" for name in ("image", "r", "logits") for op in ("ReduceMin", "ReduceMax", "AnyNaN")
     ]
     assert all(not value.type.tensor_type.shape.dim for value in watching.graph.output)

@@ -275,9 +275,10 @@ def _check_found(source: Graph, job: _Job, found: dict[str, Any]) -> None:
     kept = source.record.found.get("kept_fp32", {})
     fused = [node for node in kept if found["precision"].get(node, "fp32") != "fp32"]
     if fused:
+        what = f"{', '.join(fused[:3])} in {found['precision'][fused[0]]}"
         raise EngineError(
-            f"{job.runtime} computes {', '.join(fused[:3])} in {found['precision'][fused[0]]}: it fuses the Casts around a "
-            "node that stays FP32 alone. No file was kept. Keep its neighbours too, with more --keep-fp32 PATTERN."
+            f"{job.runtime} computes {what}: it fuses the Casts around a node that stays FP32 alone. No file was kept. "
+            "Keep its neighbours too, with more --keep-fp32 PATTERN."
         )
     wrong = [
         f"{node} {precision}"
