@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last by the set-up: an interrupted one starts again.
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types unit export-zoo check-demo docs clean
+.PHONY: help setup demo test lint types unit export-zoo build-zoo check-demo docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ unit: $(READY)
 
 export-zoo: $(READY) ## export and verify all 87 deployable models at their native size (about half an hour)
 	$(BIN)/python scripts/export_zoo.py
+
+build-zoo: $(READY) ## FP32 and FP16 TensorRT-RTX engines of all 87 models (about an hour)
+	$(BIN)/python scripts/build_zoo.py
 
 check-demo: demo ## what the demo's trained weights must show
 	$(BIN)/python -m pytest -m slow -s

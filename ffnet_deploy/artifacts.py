@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from ffnet_deploy.errors import ArtifactError, FFNetDeployError
+from ffnet_deploy.errors import ArtifactError
 
 SCHEMA = 1
 """Version of the records' layout; a record of another version is stale."""
@@ -167,8 +167,27 @@ def record_path(path: Path) -> Path:
 
 
 def save_record(path: Path, record: Record) -> None:
-    """Write the record of ``path``; last, since a file without its record does not count."""
+    """Write the record of ``path``.
+
+    Inside the ``replacing`` block of the file itself: the lock then covers both, and a kill between the two leaves a
+    record that its file does not fit, which nothing accepts.
+    """
     write_json(record_path(path), record.to_json())
+
+
+def keep(path: Path, data: bytes, describe: Callable[[str, int], Record]) -> Record:
+    """Write a file and its record together.
+
+    Args:
+        path: of the file.
+        data: its bytes.
+        describe: makes the record from the SHA-256 and the size.
+    """
+    record = describe(hashlib.sha256(data).hexdigest(), len(data))
+    with replacing(path) as part:
+        part.write_bytes(data)
+        save_record(path, record)
+    return record
 
 
 def load_record(path: Path, *, remedy: str, check: bool = True) -> Record:
@@ -176,48 +195,86 @@ def load_record(path: Path, *, remedy: str, check: bool = True) -> Record:
 
     Args:
         path: the artefact.
-        remedy: the command that makes it again, for the message.
+        remedy: the command that makes it again, for the message; the record's own command comes before it.
         check: hash the file; False only where many records are listed.
 
     Raises:
         ArtifactError: no such file, no readable record, or the file is not the one recorded.
     """
+    note = record_path(path)
     if not path.is_file():
-        raise ArtifactError(f"{path} does not exist. Run: {remedy}")
+        left = f", though its record {note.name} does" if note.exists() else ""
+        raise ArtifactError(f"{path} does not exist{left}. Run: {remedy}{', or delete the record' if left else ''}")
     try:
-        values = json.loads(record_path(path).read_text("utf-8"))
-        if values.get("schema") != SCHEMA:
-            raise ArtifactError(
-                f"{path} has a record of schema {values.get('schema')} (this version reads {SCHEMA}). Run: {remedy}"
-            )
-        record = Record(**values)
+        values = json.loads(note.read_text("utf-8"))
+        record = _checked(values)
     except FileNotFoundError:
         raise ArtifactError(f"{path} has no record beside it, so it may be half-made. Run: {remedy}") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{record_path(path)} cannot be read ({error}). Run: {remedy}") from error
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise ArtifactError(f"{note} is no record of this version ({error}). Run: {remedy}") from error
     try:
         same = not check or (path.stat().st_size == record.size and sha256_of(path) == record.sha256)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror}). Check its permissions and the disk.") from error
     if not same:
+        remedy = record.options.get("command", remedy)
         raise ArtifactError(f"{path} is not the file its record describes: damaged or half-written. Run: {remedy}")
+    return record
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "model": str, "precision": str, "sha256": str, "size": int, "sources": dict, "options": dict, "found": dict,
+    "marks": list, "runtime": (str, type(None)), "tools": dict, "created": str,
+}  # fmt: skip
+
+
+def _checked(values: object) -> Record:
+    """A record from JSON values, if they are of the kinds that the rest of the code takes for granted.
+
+    Raises:
+        ValueError, TypeError: something is missing, too much, or of another type.
+    """
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"schema {found!r} instead of {SCHEMA}")
+    record = Record(**values)
+    for name, kind in _TYPES.items():
+        if not isinstance(getattr(record, name), kind):
+            raise TypeError(f"{name} is {getattr(record, name)!r}")
+    if not all(isinstance(mark, str) for mark in record.marks):
+        raise TypeError(f"marks are {record.marks!r}")
+    needed = {"weights": (), "graph": ("weights", "graph"), "engine": ("exported",)}[record.kind]
+    sources = [record.sources[name] for name in needed if name in record.sources]
+    if needed and not any(isinstance(source, dict) and {"file", "sha256"} <= source.keys() for source in sources):
+        raise ValueError(f"its sources are {dict(record.sources)!r}")
+    if record.kind == "engine" and record.runtime is None:
+        raise ValueError("an engine without a runtime")
+    shape = record.options.get("shape")
+    good = isinstance(shape, list) and len(shape) == 4 and all(isinstance(side, int) and side > 0 for side in shape)
+    if record.kind != "weights" and not good:
+        raise ValueError(f"shape {shape!r}")
     return record
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What differs from the model's contract, as it stands in file names: ``[@HxW][.bN]``."""
+    """What differs from the model's contract, as it stands in file names: ``[.bilinear][@HxW][.bN]``."""
 
     model: str
     hw: tuple[int, int] | None = None
     """None is the contract's size."""
-    batch: int = 1
+    batch: int | None = 1
+    """None is any batch."""
+    upsampling: str | None = None
+    """Another than the published one."""
 
     @property
     def stem(self) -> str:
         """File name without precision and ending."""
+        changed = f".{self.upsampling}" if self.upsampling else ""
         size = f"@{self.hw[0]}x{self.hw[1]}" if self.hw else ""
-        return f"{self.model}{size}{f'.b{self.batch}' if self.batch != 1 else ''}"
+        batch = {None: ".bdynamic", 1: ""}.get(self.batch, f".b{self.batch}")
+        return f"{self.model}{changed}{size}{batch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,29 +299,39 @@ class Workspace:
         """``models/STEM.onnx``, or ``models/STEM.PRECISION.onnx``."""
         return self.models / (f"{stem}.onnx" if precision == "fp32" else f"{stem}.{precision}.onnx")
 
-    def engine(self, stem: str, precision: str, runtime: str) -> Path:
-        """``engines/STEM.PRECISION.RUNTIME.engine``; ONNX Runtime's end in ``.onnxruntime.onnx``."""
+    def engine(self, stem: str, precision: str, runtime: str, target: str = "") -> Path:
+        """``engines/STEM.PRECISION.RUNTIME[-TARGET].engine``; ONNX Runtime's end in ``.onnxruntime.onnx``."""
         ending = "onnx" if runtime.startswith("onnxruntime") else "engine"
-        return self.engines / f"{stem}.{precision}.{runtime}.{ending}"
+        return self.engines / f"{stem}.{precision}.{runtime}{target}.{ending}"
 
-    def graphs(self) -> list[tuple[Path, Record]]:
-        """Every FP32 graph with a readable record, the newest first."""
-        return self._recorded(self.models, "graph", "fp32")
+    def graphs(self, model: str | None = None) -> list[tuple[Path, Record]]:
+        """Every graph that export made, of one model or of all, the newest first.
+
+        Raises:
+            ArtifactError: one of them has no readable record: which is the newest cannot be known.
+        """
+        found = self._recorded(self.models, "export", lambda name: model in (None, _model_of(name)))
+        exported = [item for item in found if item[1].kind == "graph" and "weights" in item[1].sources]
+        return sorted(exported, key=lambda item: item[1].created, reverse=True)
 
     def engines_of(self, stem: str) -> list[tuple[Path, Record]]:
-        """Every engine of one variant with a readable record, by file name; the files are not hashed."""
-        found = [
-            (p, r) for p, r in self._recorded(self.engines, "engine") if p.name.startswith(f"{stem}.{r.precision}.")
-        ]
-        return sorted(found, key=lambda item: item[0].name)
+        """Every engine that goes back to the FP32 graph ``STEM.onnx``, by file name; the files are not hashed.
 
-    def _recorded(self, folder: Path, kind: Kind, precision: str | None = None) -> list[tuple[Path, Record]]:
-        items = []
-        for note in folder.glob("*.json"):
-            try:
-                record = load_record(note.with_suffix(""), remedy="", check=False)
-            except FFNetDeployError:
-                continue
-            if record.kind == kind and precision in (None, record.precision):
-                items.append((note.with_suffix(""), record))
-        return sorted(items, key=lambda item: item[1].created, reverse=True)
+        Raises:
+            ArtifactError: an engine of this model has no readable record, or a record has no engine.
+        """
+        found = self._recorded(self.engines, "build", lambda name: _model_of(name) == _model_of(stem))
+        engines = (item for item in found if item[1].kind == "engine")
+        mine = (item for item in engines if item[1].sources["exported"]["file"] == f"{stem}.onnx")
+        return sorted(mine, key=lambda item: item[0].name)
+
+    def _recorded(self, folder: Path, command: str, wanted: Callable[[str], bool]) -> list[tuple[Path, Record]]:
+        files = {p for ending in ("onnx", "engine") for p in folder.glob(f"*.{ending}")}
+        files |= {p.with_suffix("") for ending in ("onnx", "engine") for p in folder.glob(f"*.{ending}.json")}
+        chosen = sorted(p for p in files if not p.name.startswith(".") and wanted(p.name))
+        return [(p, load_record(p, remedy=f"ffnet-deploy {command} {_model_of(p.name)}", check=False)) for p in chosen]
+
+
+def _model_of(name: str) -> str:
+    """The model that a file name begins with; what differs from its contract follows ``@`` or a dot."""
+    return name.partition(".")[0].partition("@")[0]

@@ -57,7 +57,7 @@ class Latency:
 
 def bench(
     rungs: Sequence[Rung],
-    feeds: Sequence[Feeds],
+    feeds: Sequence[Sequence[Feeds]],
     *,
     iters: int,
     threads: int,
@@ -71,7 +71,7 @@ def bench(
 
     Args:
         rungs: what to time.
-        feeds: taken in turn.
+        feeds: of each rung, taken in turn; the same images, in the form that the rung takes.
         iters: samples of each rung.
         threads: of every rung.
         device: CUDA device, None for the CPU.
@@ -85,13 +85,13 @@ def bench(
             stack.enter_context(Worker(f"the benchmark of {rung.name}", open_rung, rung, threads, device))
             for rung in rungs
         ]
-        turns = [_turn_length(worker, feeds) for worker in workers]
+        turns = [_turn_length(worker, mine) for worker, mine in zip(workers, feeds, strict=True)]
         samples: list[list[float]] = [[] for _ in rungs]
         while any(len(taken) < iters for taken in samples):
-            for worker, turn, taken in zip(workers, turns, samples, strict=True):
+            for worker, mine, turn, taken in zip(workers, feeds, turns, samples, strict=True):
                 runs = min(turn, iters - len(taken))
                 if runs > 0:
-                    taken += worker.call("latencies", feeds, runs + 1)[1:]
+                    taken += worker.call("latencies", mine, runs + 1)[1:]
                 if progress:
                     progress(sum(map(len, samples)), iters * len(rungs))
         return [Latency(rung, tuple(taken)) for rung, taken in zip(rungs, samples, strict=True)]

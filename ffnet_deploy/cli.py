@@ -44,6 +44,19 @@ class Runtime(StrEnum):
     onnxruntime = "onnxruntime"
 
 
+class Io(StrEnum):
+    """What ``--io`` takes."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+class Upsampling(StrEnum):
+    """What ``--upsampling`` takes."""
+
+    bilinear = "bilinear"
+
+
 def _complete(incomplete: str) -> list[str]:
     return [name for name in specs.SPECS if incomplete.lower() in name.lower()]
 
@@ -90,7 +103,7 @@ def models(
     """List the zoo, or show one model's contract card."""
     from ffnet_deploy import pipeline
 
-    rows = pipeline.list_models(Workspace(workspace), text or "")
+    rows = pipeline.list_models(_space(workspace), text or "")
     exact = [row for row in rows if row[0].name == text]
     if exact:
         _say(report.card(*exact[0]))
@@ -121,7 +134,7 @@ def weights_fetch(
         )
     wanted = specs.list_models() if everything else list(names or ())
     with _progress() as progress:
-        fetched = pipeline.fetch_weights(Workspace(workspace), wanted, source=source, progress=progress)
+        fetched = pipeline.fetch_weights(_space(workspace), wanted, source=source, progress=progress)
     for item in fetched:
         for file in item.files:
             _say(f"{file}{'' if item.origin else '  (already there)'}")
@@ -141,6 +154,10 @@ def export(
         str | None, typer.Option(metavar="FILE|random", help="A weight file, or random weights for latency work.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch missing weights.")] = False,
+    dynamic_batch: Annotated[bool, typer.Option("--dynamic-batch", help="A graph for any batch.")] = False,
+    upsampling: Annotated[
+        Upsampling | None, typer.Option(help="Of a mobile model on a desktop GPU; ideally re-trained.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write there instead of models/NAME.onnx.")] = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -148,13 +165,22 @@ def export(
     from ffnet_deploy import pipeline
 
     spec = specs.find(name)
-    hw = None if height is None and width is None else (height or spec.input_hw[0], width or spec.input_hw[1])
-    chosen = Path(weights) if weights not in (None, pipeline.RANDOM) else weights
+    asked = (spec.input_hw[0] if height is None else height, spec.input_hw[1] if width is None else width)
+    hw = None if height is None and width is None else asked
+    chosen = Path(weights) if weights and weights != pipeline.RANDOM else weights or None
     options = pipeline.ExportOptions(
-        hw=hw, allow_size=allow_size, batch=batch, opset=opset, weights=chosen, offline=offline, output=output
+        hw=hw,
+        allow_size=allow_size,
+        batch=batch,
+        opset=opset,
+        weights=chosen,
+        offline=offline,
+        output=output,
+        dynamic_batch=dynamic_batch,
+        upsampling=upsampling.value if upsampling else None,
     )
     with _progress() as progress:
-        result = pipeline.export(Workspace(workspace), name, options, progress)
+        result = pipeline.export(_space(workspace), name, options, progress)
     for note in result.notes:
         _tell(f"weights: {note}")
     _say(report.exported(result))
@@ -169,18 +195,63 @@ def build(
     runtime: Annotated[
         Runtime, typer.Option(help="auto: TensorRT with a GPU, else TensorRT-RTX; and ONNX Runtime FP32.")
     ] = Runtime.auto,
+    io: Annotated[Io, typer.Option(help="Type of an FP16 engine's inputs and outputs.")] = Io.fp32,
+    keep_fp32: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Nodes that stay FP32 in FP16 engines; may be repeated.")
+    ] = None,
+    image_in: Annotated[bool, typer.Option("--image-in", help="Take uint8 NHWC; normalise inside.")] = False,
+    labels_out: Annotated[bool, typer.Option("--labels-out", help="Give a uint8 label map, not logits.")] = False,
+    align_corners: Annotated[bool, typer.Option("--align-corners", help="Of the up-sampling before labels.")] = False,
+    batch: Annotated[
+        str | None, typer.Option(metavar="MIN,OPT,MAX", help="Batches of an engine from a --dynamic-batch graph.")
+    ] = None,
+    gpu: Annotated[
+        list[str] | None, typer.Option(metavar="SM", help="TensorRT-RTX target such as sm86; may be repeated.")
+    ] = None,
+    portable: Annotated[bool, typer.Option("--portable", help="Every target that TensorRT-RTX knows.")] = False,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let FP32 convolutions round to TF32.")] = False,
+    level: Annotated[int | None, typer.Option(help="TensorRT's optimisation level, 0 to 5.")] = None,
+    workspace_mb: Annotated[int | None, typer.Option(metavar="MIB", help="TensorRT's scratch memory.")] = None,
+    timing_cache: Annotated[bool, typer.Option("--timing-cache", help="Keep TensorRT's timings.")] = False,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="TensorRT engine for Ampere and later GPUs.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="TensorRT engine that later versions load.")
+    ] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Build engines from the exported graph."""
+    """Build engines from the exported graph, and look at what was built."""
     from ffnet_deploy import pipeline
+    from ffnet_deploy.runtimes.options import BatchProfile, EngineOptions
 
     if int8:
         raise UsageError("--int8 does not exist yet (--fp32 and --fp16 do). Leave it out.")
-    space = Workspace(workspace)
+    engine = EngineOptions(
+        gpus=tuple(gpu or ()),
+        portable=portable,
+        tf32=tf32,
+        level=level,
+        workspace_mb=workspace_mb,
+        timing_cache=timing_cache,
+        hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible,
+        batch=BatchProfile.parse(batch) if batch else None,
+    )
+    options = pipeline.BuildOptions(
+        precisions=tuple(p for p, asked in (("fp32", fp32), ("fp16", fp16)) if asked) or ("fp32",),
+        runtime=runtime.value,
+        io=io.value,
+        keep_fp32=tuple(keep_fp32 or ()),
+        image_in=image_in,
+        labels_out=labels_out,
+        align_corners=align_corners,
+        engine=engine,
+    )
+    space = _space(workspace)
     _tell_model(space, name)
-    precisions = [p for p, asked in (("fp32", fp32), ("fp16", fp16)) if asked]
     with _progress() as progress:
-        results = pipeline.build(space, name, precisions, runtime.value, progress=progress)
+        results = pipeline.build(space, name, options, progress)
     _say(report.built(results))
 
 
@@ -197,7 +268,7 @@ def bench(
     from ffnet_deploy import pipeline
 
     with _json_errors(json_file, "bench"):
-        space = Workspace(workspace)
+        space = _space(workspace)
         _tell_model(space, name)
         with _progress() as progress:
             result = pipeline.bench(space, name, iters=iters, device=device, threads=threads, progress=progress)
@@ -211,7 +282,7 @@ def bench(
 def eval_cityscapes(
     name: OptionalName = None,
     root: Annotated[
-        Path | None,
+        str | None,
         typer.Option(envvar="CITYSCAPES_DATASET", metavar="DIR", help="Folder that holds leftImg8bit and gtFine."),
     ] = None,
     only: Annotated[
@@ -229,17 +300,39 @@ def eval_cityscapes(
     from ffnet_deploy import pipeline
 
     with _json_errors(json_file, "eval cityscapes"):
-        if root is None:
+        if not root:
             raise UsageError("No data set was named. Use --root DIR, or set CITYSCAPES_DATASET.")
-        space = Workspace(workspace)
+        space = _space(workspace)
         _tell_model(space, name)
-        options = pipeline.EvalOptions(root, tuple(only or ()), device, align_corners, max_drop)
+        options = pipeline.EvalOptions(Path(root), tuple(only or ()), device, align_corners, max_drop)
         with _progress() as progress:
             result = pipeline.evaluate_cityscapes(space, name, options, progress)
         _deliver(json_file, result.to_json(), report.evaluation(result))
         failure = result.failure
     if failure:
         raise failure
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A graph, an engine or a weight file.")],
+    json_file: Json = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Show what a file is, what made it, whether it is current, and the precision of its layers."""
+    from ffnet_deploy import pipeline
+
+    with _json_errors(json_file, "inspect"):
+        result = pipeline.inspect(_space(workspace), file)
+        _deliver(json_file, result.to_json(), report.inspection(result))
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has, what each command can do here, and how to install what is missing."""
+    from ffnet_deploy import pipeline
+
+    _say(report.diagnosis(pipeline.doctor()))
 
 
 @app.command()
@@ -269,19 +362,47 @@ def _tell_model(workspace: Workspace, name: str | None) -> None:
         _tell(f"model: {newest[0][0].name.removesuffix('.onnx')} (exported last)")
 
 
+def _space(folder: Path) -> Workspace:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--workspace {folder} is a file (a folder was needed). Name another.")
+    return Workspace(folder)
+
+
 def _deliver(json_file: str | None, result: dict[str, Any], text: str) -> None:
     if json_file == "-":
-        _say(json.dumps(result, indent=2))
         _tell(text)
-        return
-    _say(text)
+    else:
+        _say(text)
     if json_file:
-        write_json(Path(json_file), result)
+        _write_json(json_file, result)
+
+
+def _write_json(target: str, value: dict[str, Any]) -> None:
+    if target == "-":
+        _say(json.dumps(value, indent=2))
+        return
+    path = Path(target)
+    if path.exists() and not path.is_file():
+        # A pipe or a device is written to, never replaced.
+        path.write_text(json.dumps(value) + "\n", "utf-8")
+    else:
+        write_json(path.resolve(), value)
+
+
+def _check_json(target: str | None) -> None:
+    """Before anything is computed, that the result will have a place."""
+    if target in (None, "-"):
+        return
+    path = Path(str(target))
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        found = "is a folder" if path.is_dir() else "is in no folder that exists"
+        raise UsageError(f"--json {target} {found} (a file was needed). Name another, or - for stdout.")
 
 
 @contextmanager
 def _json_errors(json_file: str | None, command: str) -> Iterator[None]:
     """Write an error where the JSON result would have gone."""
+    _check_json(json_file)
     try:
         yield
     except FFNetDeployError as error:
@@ -289,11 +410,10 @@ def _json_errors(json_file: str | None, command: str) -> Iterator[None]:
             from ffnet_deploy.artifacts import SCHEMA
             from ffnet_deploy.pipeline import error_json
 
-            result = {"schema": SCHEMA, "command": command, "error": error_json(error)}
-            if json_file == "-":
-                _say(json.dumps(result, indent=2))
-            else:
-                write_json(Path(json_file), result)
+            try:
+                _write_json(json_file, {"schema": SCHEMA, "command": command, "error": error_json(error)})
+            except (FFNetDeployError, OSError) as second:
+                _tell(f"the error could not be written as JSON either: {second}")
         raise
 
 

@@ -76,7 +76,7 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
     yield report.exported(pipeline.export(workspace, MODEL, options, progress))
 
     yield "4/6  ffnet-deploy build --fp32 --fp16"
-    yield report.built(pipeline.build(workspace, MODEL, ("fp32", "fp16"), progress=progress))
+    yield report.built(pipeline.build(workspace, MODEL, pipeline.BuildOptions(("fp32", "fp16")), progress))
 
     yield f"5/6  ffnet-deploy bench --iters {plan.iters}"
     latency = pipeline.bench(workspace, MODEL, iters=plan.iters, progress=progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,8 +95,9 @@ class LabelMaps:
     One folder for each (weights, images, protocol, PyTorch); a PNG counts only when written whole.
     """
 
-    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
-        """Open the folder that belongs to ``key``."""
+    def __init__(self, folder: Path, key: dict[str, Any], size: tuple[int, int]) -> None:
+        """Open the folder that belongs to ``key``; maps are uint8 of ``size``."""
+        self._size = size
         self._folder = folder / hash_json(key)[:16]
         if not (self._folder / "key.json").exists():
             write_json(self._folder / "key.json", key)
@@ -105,10 +106,14 @@ class LabelMaps:
         """uint8 (H, W) train ids of one sample, or None."""
         try:
             with Image.open(self._path(name)) as image:
-                return np.asarray(image)
+                image.verify()
+            with Image.open(self._path(name)) as image:
+                labels = np.asarray(image)
         except (OSError, SyntaxError, ValueError):
             # Not there, or damaged since: it is computed again.
             return None
+        fits = labels.shape == self._size and labels.dtype == np.uint8 and labels.max() < _CLASSES
+        return labels if fits else None
 
     def save(self, name: str, labels: np.ndarray) -> None:
         with replacing(self._path(name)) as part:
@@ -118,10 +123,16 @@ class LabelMaps:
         return self._folder / f"{name}.png"
 
 
-def reference_key(weights: str, split: cityscapes.CityscapesSplit, protocol: Protocol) -> dict[str, Any]:
-    """What the reference's label maps depend on; reads every file of the set."""
+def reference_key(model: Mapping[str, Any], split: cityscapes.CityscapesSplit, protocol: Protocol) -> dict[str, Any]:
+    """What the reference's label maps depend on; reads every file of the set.
+
+    Args:
+        model: name, weights' hash, input shape, up-sampling and device: all that the network's labels depend on.
+        split: the images and labels.
+        protocol: how logits become labels.
+    """
     return {
-        "weights": weights,
+        "model": dict(model),
         "images": hash_json(list(cityscapes.fingerprint(split.samples))),
         "protocol": asdict(protocol),
         "torch": torch.__version__,
@@ -188,13 +199,24 @@ def evaluate(
         loaded = [cityscapes.load(sample, protocol.size) for sample in samples]
         image = _network_input([item.image for item in loaded], protocol, batch)
         truths = reference.labels(samples, image)
-        outputs = [truths, *(label_maps(rung({"image": image})["logits"], protocol)[: len(samples)] for rung in rungs)]
+        raw = [item.image for item in loaded]
+        outputs = [truths, *(_labels(rung, raw, image, protocol)[: len(samples)] for rung in rungs)]
         for tally, labels in zip(tallies, outputs, strict=True):
             for mine, theirs, item in zip(labels, truths, loaded, strict=True):
                 tally.add(mine, theirs, item.truth)
         if progress:
             progress(start + len(samples), total)
     return [tally.score() for tally in tallies]
+
+
+def _labels(runner: Runner, raw: list[np.ndarray], image: np.ndarray, protocol: Protocol) -> list[np.ndarray]:
+    """Label maps by a runner, which may take the raw images, or give labels itself."""
+    dtype = runner.inputs[0].dtype
+    filled = raw + [raw[-1]] * (len(image) - len(raw))
+    outputs = runner({"image": np.stack(filled) if dtype == "uint8" else image.astype(dtype, copy=False)})
+    if "labels" in outputs:
+        return list(outputs["labels"])
+    return label_maps(outputs["logits"], protocol)
 
 
 def _network_input(images: list[np.ndarray], protocol: Protocol, batch: int) -> np.ndarray:

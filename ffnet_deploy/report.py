@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ffnet_deploy.pipeline import Benchmark, Built, Evaluation, Exported
+    from ffnet_deploy.pipeline import Benchmark, Built, Diagnosis, Evaluation, Exported, Inspection
     from ffnet_deploy.zoo.specs import Cost, ModelSpec
 
 Row = Sequence[object]
+
+_BUSY = 0.5
+"""Load for each core, averaged over a minute, above which other work disturbs a measurement."""
 
 
 def table(headers: Sequence[str], rows: Sequence[Row]) -> str:
@@ -29,7 +32,8 @@ def table(headers: Sequence[str], rows: Sequence[Row]) -> str:
 def _text(cell: object) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "-"
-    return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+    # Adding zero turns -0.0, and what rounds to it, into 0.00.
+    return f"{round(cell, 2) + 0.0:.2f}" if isinstance(cell, float) else str(cell)
 
 
 def megabytes(size: int | None) -> str | None:
@@ -119,10 +123,24 @@ def exported(result: Exported) -> str:
 def built(results: Sequence[Built]) -> str:
     """The engines that were built."""
     rows = [
-        (b.path, b.record.precision, b.record.runtime, megabytes(b.record.size), f"{b.record.seconds:.1f} s")
+        (
+            b.path.name,
+            b.record.precision,
+            b.record.runtime,
+            megabytes(b.record.size),
+            f"{b.record.seconds:.1f} s",
+            _found(b.record.found),
+        )
         for b in results
     ]
-    return table(("engine", "precision", "runtime", "size", "built in"), rows) + _marked_line(results[0].record.marks)
+    body = table(("engine", "precision", "runtime", "size", "built in", "found in it"), rows)
+    return f"{results[0].path.parent}/\n{body}{_marked_line(results[0].record.marks)}"
+
+
+def _found(found: Mapping[str, Any]) -> str | None:
+    """Shares of the multiply-accumulates by the precision that was found."""
+    share = found.get("share")
+    return ", ".join(f"{100 * part:.4g} % {name}" for name, part in share.items()) if share else None
 
 
 def benchmark(result: Benchmark) -> str:
@@ -144,7 +162,14 @@ def benchmark(result: Benchmark) -> str:
         f"{result.iters} runs of each in turns, {result.threads} threads, {result.environment['processor']}"
     )
     body = table(("rung", "file", "median", "p90", "p99", "speed-up"), rows)
-    return f"{title}\n\n{body}{skipped(result.skipped)}{_marked_line(result.marks)}"
+    return f"{title}\n\n{body}{skipped(result.skipped)}{_busy(result)}{_marked_line(result.marks)}"
+
+
+def _busy(result: Benchmark) -> str:
+    load, cores = result.load_before, result.environment["cores"]
+    if load <= _BUSY * cores:
+        return ""
+    return f"\n\nWarning: the machine was busy before this began (load {load:.1f} on {cores} cores). Do not quote it."
 
 
 def evaluation(result: Evaluation) -> str:
@@ -166,6 +191,51 @@ def evaluation(result: Evaluation) -> str:
     return f"{title}\n\n{body}\n\n{by_class}{skipped(result.skipped)}{_marked_line(result.marks)}"
 
 
+def inspection(result: Inspection) -> str:
+    """What a file is: its kind, what made it, what is in it, precision by layer."""
+    record = result.record
+    lines: list[tuple[str, object]] = [
+        ("kind", result.kind if record is None else f"{result.kind} of {record.model}, {record.precision}"),
+        ("size", f"{result.size} bytes"),
+        ("current", result.current),
+    ]
+    if record:
+        lines += [
+            ("made", f"{record.created[:19]} UTC in {record.seconds:.1f} s, runtime {record.runtime or 'none'}"),
+            ("marks", ", ".join(record.marks) or "none"),
+            ("from", _inline(record.sources)),
+            ("options", _inline(record.options)),
+            ("tools", _inline(record.tools)),
+        ]
+    lines += [(name, _inline(value)) for name, value in result.facts.items()]
+    found = dict(record.found) if record else {}
+    by_node = found.pop("precision", {})
+    kept = found.pop("kept_fp32", {})
+    lines += [(name, _inline(value)) for name, value in found.items()]
+    width = max(len(name) for name, _ in lines)
+    text = "\n".join([str(result.path), *(f"  {name.ljust(width)}  {value}" for name, value in lines)])
+    if kept:
+        text += "\n\n" + table(("kept in FP32", "why"), list(kept.items()))
+    if by_node:
+        text += "\n\n" + table(("layer", "computes in"), list(by_node.items()))
+    return text
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_inline(inner)}" for key, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return " ".join(map(_inline, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def diagnosis(result: Diagnosis) -> str:
+    """What this machine has, and what each command can do here."""
+    have = table(("", "found", "to install"), [(f.what, f.found, f.remedy) for f in result.findings])
+    can = table(("command", "here", "why not"), [(f.what, f.found, f.remedy) for f in result.abilities])
+    return f"{have}\n\n{can}"
+
+
 def ladder(bench: Benchmark, scored: Evaluation) -> str:
     """Every rung in one table: size, latency, speed-up, mIoU, drop; a rung that cannot run here says why."""
     scores = {
@@ -185,6 +255,21 @@ def ladder(bench: Benchmark, scored: Evaluation) -> str:
             "",
         )
         for item in bench.latencies
+    ]
+    timed = {item.rung.name for item in bench.latencies}
+    rows += [
+        (
+            r.name,
+            r.precision,
+            megabytes(r.size),
+            None,
+            None,
+            scores[r.name][0].miou,
+            scores[r.name][1],
+            "scored, never timed",
+        )
+        for r in scored.rungs
+        if r.name not in timed
     ]
     rows += [
         (s.rung.name, s.rung.precision, megabytes(s.rung.size), None, None, None, None, f"built; {s.reason}")

@@ -22,7 +22,9 @@ from ffnet_deploy.artifacts import Workspace
 ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ROOT / "docs" / "measurements"
 PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/measurements.md")
-COMMANDS = ("", "models", "weights fetch", "export", "build", "bench", "eval cityscapes", "demo")
+COMMANDS = (
+    "", "models", "weights fetch", "export", "build", "bench", "eval cityscapes", "inspect", "doctor", "demo",
+)  # fmt: skip
 MAP = (
     "cli.py", "pipeline/__init__.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",
     "runtimes/__init__.py", "verify.py", "evaluate.py", "bench.py",
@@ -94,6 +96,33 @@ def export_zoo() -> str:
     return f"{good} of {len(rows)} export and verify ({tools}).\n\n{_fenced(text)}"
 
 
+def build_zoo() -> str:
+    """What ``make build-zoo`` measured: size, time and precision of each engine."""
+    kept = _measured("build_zoo.json")
+    rows: list[tuple[object, ...]] = []
+    for name, m in kept["models"].items():
+        if not m["ok"]:
+            rows.append((name, m["error"], None, None, None, None, None))
+            continue
+        fp32, fp16 = m["fp32"], m["fp16"]
+        share = ", ".join(f"{100 * part:.4g} % {kind}" for kind, part in fp16["share"].items())
+        rows.append(
+            (
+                name,
+                report.megabytes(fp32["bytes"]),
+                report.megabytes(fp16["bytes"]),
+                f"{fp16['bytes'] / fp32['bytes']:.3f}",
+                f"{fp32['seconds']:.1f} + {fp16['seconds']:.1f} s",
+                share,
+                f"{100 * m['emulated']['equal']:.3f} %",
+            )
+        )
+    good = sum(m["ok"] for m in kept["models"].values())
+    tools = ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
+    headers = ("model", "FP32", "FP16", "ratio", "built in", "found in FP16", "equal labels")
+    return f"{good} of {len(rows)} build in FP32 and FP16 ({tools}).\n\n{_fenced(report.table(headers, rows))}"
+
+
 def _measured(name: str) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((MEASUREMENTS / name).read_text("utf-8"))
     return values
@@ -106,6 +135,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "zoo": zoo,
     "commands": commands,
     "export-zoo": export_zoo,
+    "build-zoo": build_zoo,
 }
 
 

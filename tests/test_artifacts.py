@@ -45,13 +45,20 @@ def put(
 ) -> Record:
     """Write a file and its record."""
     write_bytes(path, data)
+    exported: dict[str, str | None] = {"file": f"{path.name.split(f'.{precision}.')[0]}.onnx", "sha256": "00"}
+    kinds: dict[str, dict[str, dict[str, str | None]]] = {
+        "weights": {},
+        "graph": {"graph": exported} if precision != "fp32" else {"weights": {"file": None, "sha256": "random-0"}},
+        "engine": {"graph": exported, "exported": exported},
+    }
+    sources = kinds[kind]
     record = Record(
         kind=kind,
         model=MODEL,
         precision=precision,
         sha256=sha256_of(path),
         size=len(data),
-        sources={"graph": {"sha256": "00"}},
+        sources=sources,
         options={"shape": [1, 3, 64, 128]},
         found={"layers": {"convolution": {"half": 63}}},
         marks=("untrained", "off contract"),
@@ -282,7 +289,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: Callable[[bytes], byt
 def test_a_record_of_another_schema_is_refused(tmp_path: Path, schema: object) -> None:
     path = tmp_path / "file"
     write_json(record_path(path), put(path).to_json() | {"schema": schema})
-    with pytest.raises(ArtifactError, match=rf"schema {schema} \(this version reads {artifacts.SCHEMA}\)"):
+    with pytest.raises(ArtifactError, match=rf"schema {schema!r} instead of {artifacts.SCHEMA}"):
         load_record(path, remedy=REMEDY)
 
 
@@ -311,14 +318,16 @@ def test_a_damaged_record_is_refused_in_one_line(tmp_path: Path, damage: Callabl
         load_record(path, remedy=REMEDY)
     assert str(caught.value).endswith("Run: ffnet-deploy build")
     assert "\n" not in str(caught.value)
-    assert workspace.engines_of(MODEL) == []
+    # A rung is never left out in silence.
+    with pytest.raises(ArtifactError, match="is no record"):
+        workspace.engines_of(MODEL)
 
 
 def test_a_record_that_is_not_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "file"
     put(path)
     record_path(path).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ArtifactError, match=r"file\.json cannot be read"):
+    with pytest.raises(ArtifactError, match=r"file\.json is no record"):
         load_record(path, remedy=REMEDY)
 
 
@@ -385,11 +394,44 @@ def test_graphs_come_newest_first_and_are_fp32_graphs_with_a_record(tmp_path: Pa
     for stem, created in (("B", "2026-01-02T00:00:00"), ("A", "2026-01-03T00:00:00"), ("C", "2026-01-01T00:00:00")):
         put(workspace.graph(stem), kind="graph", created=created)
     put(workspace.graph("A", "fp16"), kind="graph", precision="fp16")
-    workspace.graph("bare").write_bytes(b"no record")
     put(workspace.models / "engine.onnx", kind="engine")
     found = workspace.graphs()
     assert [path.name for path, _ in found] == ["A.onnx", "B.onnx", "C.onnx"]
     assert all(record.kind == "graph" for _, record in found)
+    assert [path.name for path, _ in workspace.graphs("B")] == ["B.onnx"]
+
+
+def test_a_graph_without_a_record_stops_the_search_for_the_newest(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    put(workspace.graph("A"), kind="graph")
+    workspace.graph("bare").write_bytes(b"no record")
+    with pytest.raises(ArtifactError, match=r"bare\.onnx has no record .* Run: ffnet-deploy export bare$"):
+        workspace.graphs()
+    assert len(workspace.graphs("A")) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": "7"},
+        {"marks": [1]},
+        {"marks": None},
+        {"options": {}},
+        {"options": {"shape": [1, 3, "x", 5]}},
+        {"sources": {}},
+        {"sources": None},
+        {"runtime": None},
+        {"created": 5},
+        {"precision": 5},
+        {"kind": "engin"},
+    ],
+    ids=str,
+)
+def test_a_record_with_a_wrong_field_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "file"
+    write_json(record_path(path), put(path).to_json() | change)
+    with pytest.raises(ArtifactError, match=r"is no record of this version .*Run: ffnet-deploy build$"):
+        load_record(path, remedy=REMEDY)
 
 
 def test_graphs_exported_one_after_the_other_are_told_apart() -> None:
@@ -411,9 +453,10 @@ def test_engines_of_does_not_mix_variants(tmp_path: Path) -> None:
         ]
 
 
-def test_a_record_without_its_file_is_not_listed(tmp_path: Path) -> None:
+def test_a_record_without_its_file_is_told(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     path = workspace.engine("NAME", "fp32", "onnxruntime")
     put(path)
     path.unlink()
-    assert workspace.engines_of("NAME") == []
+    with pytest.raises(ArtifactError, match="does not exist, though its record"):
+        workspace.engines_of("NAME")

@@ -83,7 +83,7 @@ class ScriptedWorker:
 
     def call(self, method: str, feeds: object, iters: int) -> list[float]:
         assert method == "latencies"
-        assert feeds == ["feeds"]
+        assert feeds == [f"feeds of {self._rung.name}"]
         self.log.append((self._rung.name, iters))
         base = self.milliseconds[self._rung.name]
         samples = [base + (self._runs + i) / 1000 for i in range(iters)]
@@ -113,7 +113,7 @@ def test_rungs_take_turns_of_half_a_second_and_the_first_run_of_a_turn_does_not_
 ) -> None:
     rungs = [Rung(name, "fp32", SMALL, SMALL_SHAPE) for name in ("a", "b")]
     told: list[tuple[int, int]] = []
-    feeds: list[Feeds] = ["feeds"]  # type: ignore[list-item]
+    feeds: list[list[Feeds]] = [[f"feeds of {rung.name}"] for rung in rungs]  # type: ignore[list-item]
     a, b = bench(rungs, feeds, iters=7, threads=3, progress=lambda done, total: told.append((done, total)))
     warm_up = [("a fp32", 1)] * 3 + [("b fp32", 1)] * 3
     turns = [("a fp32", 6), ("b fp32", 3), ("a fp32", 3), ("b fp32", 3), ("b fp32", 3), ("b fp32", 2)]
@@ -144,7 +144,7 @@ def test_a_real_benchmark_has_every_sample_of_every_rung_in_order(engine: Path) 
         Rung(REFERENCE, "fp32", SMALL, SMALL_SHAPE),
         Rung("onnxruntime", "fp32", SMALL, SMALL_SHAPE, engine, engine.stat().st_size),
     ]
-    found = bench(rungs, street_feeds(SMALL_SHAPE), iters=5, threads=1)
+    found = bench(rungs, [street_feeds(SMALL_SHAPE)] * 2, iters=5, threads=1)
     assert [item.rung for item in found] == rungs
     for item in found:
         assert len(item.samples) == 5
@@ -156,4 +156,4 @@ def test_a_rung_that_cannot_be_opened_ends_the_benchmark(tmp_path: Path) -> None
     engine = tmp_path / "engine.onnx"
     engine.write_bytes(b"no graph")
     with pytest.raises(EngineError, match="refused by ONNX Runtime"):
-        bench([Rung("onnxruntime", "fp32", SMALL, SMALL_SHAPE, engine)], [], iters=1, threads=1)
+        bench([Rung("onnxruntime", "fp32", SMALL, SMALL_SHAPE, engine)], [[]], iters=1, threads=1)

@@ -99,7 +99,9 @@ def export(space: Workspace, name: str = SMALL, **options: object) -> object:
 
 def damaged_record(space: Workspace) -> object:
     path = file(space.root)
-    note = Record("graph", SMALL, "fp32", "0" * 64, 7, {})
+    note = Record(
+        "graph", SMALL, "fp32", "0" * 64, 7, {"weights": {"file": None, "sha256": ""}}, {"shape": [1, 3, 64, 128]}
+    )
     artifacts.save_record(path, note)
     return artifacts.load_record(path, remedy="ffnet-deploy export NAME")
 
@@ -129,8 +131,8 @@ CASES: dict[str, tuple[type[FFNetDeployError], Callable[[Workspace], object]]] =
     "damaged weights": (errors.WeightsError, lambda s: checkpoint.read_state(file(s.root))),
     "changed weights": (errors.WeightsError, changed_weights),
     "nothing to fetch": (errors.WeightsError, lambda s: fetch.fetch(["ffnet18"], s.weights, source=s.root)),
-    "nothing exported": (errors.ArtifactError, lambda s: pipeline.build(s, None, ())),
-    "not exported": (errors.ArtifactError, lambda s: pipeline.build(s, SMALL, ())),
+    "nothing exported": (errors.ArtifactError, lambda s: pipeline.build(s, None)),
+    "not exported": (errors.ArtifactError, lambda s: pipeline.build(s, SMALL)),
     "no engine": (errors.ArtifactError, lambda s: load_engine(s.root / "none.engine")),
     "no record": (errors.ArtifactError, lambda s: load_engine(file(s.root))),
     "damaged": (errors.ArtifactError, damaged_record),

@@ -62,7 +62,7 @@ class Opener:
 
 
 def reference(opener: Opener, folder: Path, protocol: Protocol = PROTOCOL, key: str = "weights") -> Reference:
-    return Reference(opener, LabelMaps(folder, {"weights": key, "size": list(protocol.size)}), protocol)
+    return Reference(opener, LabelMaps(folder, {"weights": key, "size": list(protocol.size)}, protocol.size), protocol)
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------
@@ -277,35 +277,35 @@ def test_the_key_changes_with_all_that_label_maps_depend_on(tmp_path: Path, monk
     write_cityscapes(tmp_path, "val", {"drawnville": 2}, seed=0, size=SIZE)
     split = find_split(tmp_path)
     keys = [
-        reference_key("a", split, PROTOCOL),
-        reference_key("b", split, PROTOCOL),
-        reference_key("a", split, Protocol(SIZE, None, align_corners=True)),
-        reference_key("a", split, Protocol(SIZE, "blur")),
-        reference_key("a", split, Protocol((32, 64), None)),
+        reference_key({"weights": "a"}, split, PROTOCOL),
+        reference_key({"weights": "b"}, split, PROTOCOL),
+        reference_key({"weights": "a"}, split, Protocol(SIZE, None, align_corners=True)),
+        reference_key({"weights": "a"}, split, Protocol(SIZE, "blur")),
+        reference_key({"weights": "a"}, split, Protocol((32, 64), None)),
     ]
-    assert reference_key("a", split, PROTOCOL) == keys[0]
+    assert reference_key({"weights": "a"}, split, PROTOCOL) == keys[0]
     data = split.samples[1].image.read_bytes()
     split.samples[1].image.write_bytes(data + b"\0")
-    keys.append(reference_key("a", split, PROTOCOL))
+    keys.append(reference_key({"weights": "a"}, split, PROTOCOL))
     split.samples[1].image.write_bytes(data)
     monkeypatch.setattr(torch, "__version__", "0.0")
-    keys.append(reference_key("a", split, PROTOCOL))
+    keys.append(reference_key({"weights": "a"}, split, PROTOCOL))
     folders = set()
     for key in keys:
-        LabelMaps(tmp_path / "maps", key).save("x", np.zeros((2, 2), np.uint8))
+        LabelMaps(tmp_path / "maps", key, (2, 2)).save("x", np.zeros((2, 2), np.uint8))
         folders = {path.parent for path in (tmp_path / "maps").rglob("x.png")}
     assert len(folders) == len(keys)
 
 
 def test_a_label_map_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    maps = LabelMaps(tmp_path, {"weights": "a"})
+    maps = LabelMaps(tmp_path, {"weights": "a"}, SIZE)
     labels = np.random.default_rng(0).integers(0, 19, SIZE).astype(np.uint8)
     assert maps.load("city/name") is None
     maps.save("city/name", labels)
-    found = LabelMaps(tmp_path, {"weights": "a"}).load("city/name")
+    found = LabelMaps(tmp_path, {"weights": "a"}, SIZE).load("city/name")
     assert found is not None
     assert np.array_equal(found, labels)
-    assert LabelMaps(tmp_path, {"weights": "b"}).load("city/name") is None
+    assert LabelMaps(tmp_path, {"weights": "b"}, SIZE).load("city/name") is None
 
 
 def test_closing_the_reference_closes_what_it_opened(drawn: CityscapesSplit, tmp_path: Path) -> None:

@@ -535,11 +535,18 @@ def test_a_folder_with_a_bad_zip_keeps_it(tmp_path: Path) -> None:
     assert untouched(tmp_path / "weights")
 
 
-@pytest.mark.parametrize("source", ["empty", "absent"])
-def test_a_folder_without_the_archive(tmp_path: Path, source: str) -> None:
+def test_a_folder_without_the_archive(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match=rf"{source} has no state dicts of ffnet18 .*ffnet18\.zip.*--from"):
-        fetch([ARCHIVE], tmp_path / "weights", source=tmp_path / source)
+    with pytest.raises(WeightsError, match=r"empty has no state dicts of ffnet18 .*ffnet18\.zip.*--from"):
+        fetch([ARCHIVE], tmp_path / "weights", source=tmp_path / "empty")
+
+
+@pytest.mark.parametrize("source", ["absent", "file.zip", "ftp://127.0.0.1/x", "file:///tmp", ""])
+def test_a_source_that_is_no_place(tmp_path: Path, source: str) -> None:
+    (tmp_path / "file.zip").write_bytes(GOOD)
+    place = source if "://" in source or not source else str(tmp_path / source)
+    with pytest.raises(WeightsError, match=r"holds no archives \(an http\(s\) URL or a folder was needed\)"):
+        fetch([ARCHIVE], tmp_path / "weights", source=place)
 
 
 def test_an_archive_that_differs_from_the_record_changes_nothing(site: Site, tmp_path: Path) -> None:

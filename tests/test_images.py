@@ -42,30 +42,29 @@ def test_rgb_and_label_images_come_back_as_they_were() -> None:
     assert np.array_equal(found, labels)
 
 
-def test_a_jpeg_is_an_image_too() -> None:
-    assert decode(PATH, encoded(noise(6, 9, 3), "JPEG"), "RGB").shape == (6, 9, 3)
+def palette_image() -> Image.Image:
+    image = Image.fromarray(noise(6, 9) % 34).convert("P")
+    image.putpalette(noise(34, 3).ravel().tolist())
+    return image
 
 
-def test_a_grey_or_transparent_image_becomes_rgb() -> None:
-    grey = noise(6, 9)
-    assert np.array_equal(decode(PATH, encoded(grey), "RGB"), np.repeat(grey[..., None], 3, axis=2))
-    clear = noise(6, 9, 4)
-    assert np.array_equal(decode(PATH, encoded(clear), "RGB"), clear[..., :3])
-
-
-def palette_image() -> tuple[Image.Image, np.ndarray, np.ndarray]:
-    indices, colours = noise(6, 9) % 34, noise(34, 3)
-    image = Image.fromarray(indices).convert("P")
-    image.putdata(indices.ravel().tolist())
-    image.putpalette(colours.ravel().tolist())
-    return image, indices, colours
-
-
-def test_a_palette_image_gives_its_indices_as_labels_and_its_colours_as_rgb() -> None:
-    image, indices, colours = palette_image()
-    data = encoded(image)
-    assert np.array_equal(decode(PATH, data, "L"), indices)
-    assert np.array_equal(decode(PATH, data, "RGB"), colours[indices])
+@pytest.mark.parametrize(
+    ("data", "mode", "found"),
+    [
+        (encoded(noise(6, 9, 3), "JPEG"), "RGB", "JPEG image of kind RGB"),
+        (encoded(noise(6, 9)), "RGB", "PNG image of kind L"),
+        (encoded(noise(6, 9, 4)), "RGB", "PNG image of kind RGBA"),
+        (encoded(noise(6, 9).astype(np.uint16) * 100), "RGB", "PNG image of kind I;16"),
+        (encoded(palette_image()), "L", "PNG image of kind P"),
+        (encoded(noise(6, 9, 3)), "L", "PNG image of kind RGB"),
+        # gtFine_instanceIds has 16 bits; cut to 8 they would look like labels.
+        (encoded(noise(6, 9).astype(np.uint16) * 100), "L", "PNG image of kind I;16"),
+    ],
+    ids=["jpeg", "grey", "transparent", "16 bits", "palette", "colours", "16-bit labels"],
+)
+def test_only_the_published_kinds_are_taken(data: bytes, mode: str, found: str) -> None:
+    with pytest.raises(DataError, match=rf"is a {found} \(an 8-bit PNG of kind {mode} was needed\)"):
+        decode(PATH, data, mode)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -121,17 +120,6 @@ def test_a_png_that_promises_gigapixels_is_refused() -> None:
 def test_a_text_file_is_refused(mode: str) -> None:
     with pytest.raises(DataError, match=r"cannot be decoded .* Copy this file again"):
         decode(PATH, b"version https://git-lfs.github.com/spec/v1\n", mode)
-
-
-def test_16_bit_labels_are_refused() -> None:
-    # gtFine_instanceIds has 16 bits; cut to 8 they would look like labels.
-    with pytest.raises(DataError, match=r"is a I;16 image \(a label image with 8 bits .*labelIds\.png"):
-        decode(PATH, encoded(noise(6, 9).astype(np.uint16) * 100), "L")
-
-
-def test_coloured_labels_are_refused() -> None:
-    with pytest.raises(DataError, match=r"is a RGB image .*labelIds\.png"):
-        decode(PATH, encoded(noise(6, 9, 3)), "L")
 
 
 # --- normalise ------------------------------------------------------------------------------------------------------

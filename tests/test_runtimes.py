@@ -261,13 +261,14 @@ def engine(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def put_record(path: Path, runtime: str | None, *, kind: str = "engine", found: dict[str, Any] | None = None) -> Record:
+    source = {"file": f"{SMALL}.onnx", "sha256": "00"}
     record = Record(
         kind=kind,  # type: ignore[arg-type]
         model=SMALL,
         precision="fp32",
         sha256=sha256_of(path),
         size=path.stat().st_size,
-        sources={},
+        sources={"weights": source} if kind == "graph" else {"graph": source, "exported": source},
         options={"shape": list(SMALL_SHAPE)},
         found=found or {},
         runtime=runtime,
@@ -342,7 +343,7 @@ def test_a_fake_runner_is_a_runner() -> None:
 def plans(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, dict[str, Any]]]:
     """Size of the real FP32 and FP16 engines, and what was found in them. No GPU is needed."""
     folder = tmp_path_factory.mktemp("plans")
-    onnx.save(to_fp16(onnx.load(graph)), folder / "half.onnx")
+    onnx.save(to_fp16(onnx.load(graph)).model, folder / "half.onnx")
     built = {}
     with Worker("the builder", TensorRTBuilder, "tensorrt-rtx") as builder:
         for precision, source in (("fp32", graph), ("fp16", folder / "half.onnx")):

@@ -100,12 +100,26 @@ def _files(root: Path, folder: Path, ending: str) -> dict[str, Path]:
             f"{folder} does not exist (the official layout leftImg8bit/val/CITY and gtFine/val/CITY was needed). "
             f"Name the folder that holds leftImg8bit and gtFine with --root, not {root}."
         )
-    found = {f"{p.parent.name}/{p.name.removesuffix(ending)}": p for p in folder.glob(f"*/*{ending}")}
+    files = [p for p in folder.glob("*/*") if not p.name.startswith(".")]
+    _refuse_strangers(files, ending)
+    found = {f"{p.parent.name}/{p.name.removesuffix(ending)}": p for p in files if p.name.endswith(ending)}
     if not found:
         raise DataError(
             f"{folder} holds no CITY/*{ending} (the official names were needed). Unpack the data set there."
         )
     return found
+
+
+def _refuse_strangers(files: list[Path], ending: str) -> None:
+    """Pictures whose names are nearly right would be missing from the set without a word.
+
+    gtFine holds other pictures by right (colours, instances); leftImg8bit holds none.
+    """
+    for path in sorted(files):
+        name = path.name.lower()
+        picture = name.endswith((".png", ".jpg", ".jpeg")) if ending == _IMAGE_END else name.endswith(ending.lower())
+        if picture and not path.name.endswith(ending):
+            raise DataError(f"{path} is not named as Cityscapes names it (…{ending} was needed). Rename or move it.")
 
 
 class Loaded(NamedTuple):

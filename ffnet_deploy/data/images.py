@@ -21,7 +21,7 @@ def decode(path: Path, data: bytes, mode: str) -> np.ndarray:
 
     Args:
         path: where the bytes come from, for messages.
-        data: a whole PNG or JPEG file.
+        data: a whole PNG file.
         mode: ``RGB`` gives uint8 (H, W, 3); ``L`` gives the stored values of an 8-bit label image, uint8 (H, W).
 
     Raises:
@@ -32,16 +32,17 @@ def decode(path: Path, data: bytes, mode: str) -> np.ndarray:
             # Decoding does not compare a PNG's checksums: a flipped bit would be another label.
             image.verify()
         with Image.open(io.BytesIO(data)) as image:
-            if mode == "L" and image.mode not in ("L", "P"):
+            if image.format != "PNG" or image.mode != mode:
+                # Converted, a 16-bit image would be clipped, and a palette's indices are no label ids.
                 raise DataError(
-                    f"{path} is a {image.mode} image (a label image with 8 bits and one channel was needed). "
-                    "Use the *_labelIds.png files of gtFine."
+                    f"{path} is a {image.format} image of kind {image.mode} (an 8-bit PNG of kind {mode} was needed). "
+                    "Use the original files of the data set."
                 )
-            # A palette image's stored indices are the labels; converting would give its colours.
-            return np.asarray(image if mode == "L" else image.convert(mode))
+            return np.asarray(image)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        why = "no image that is known" if isinstance(error, UnidentifiedImageError) else error
         raise DataError(
-            f"{path} cannot be decoded ({error}). Copy this file again from the data set, then run the command again."
+            f"{path} cannot be decoded ({why}). Copy this file again from the data set, then run the command again."
         ) from error
 
 

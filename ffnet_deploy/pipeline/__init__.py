@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 from ffnet_deploy.pipeline.bench import Benchmark, bench, environment
-from ffnet_deploy.pipeline.build import Built, build, plan
+from ffnet_deploy.pipeline.build import BuildOptions, Built, build, plan
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
+from ffnet_deploy.pipeline.doctor import Diagnosis, doctor
 from ffnet_deploy.pipeline.evaluate import EvalOptions, Evaluation, evaluate_cityscapes
 from ffnet_deploy.pipeline.export import RANDOM, Exported, ExportOptions, export
+from ffnet_deploy.pipeline.inspect import Inspection, inspect
 from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder
 from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
 
 __all__ = [
     "RANDOM",
     "Benchmark",
+    "BuildOptions",
     "Built",
+    "Diagnosis",
     "EvalOptions",
     "Evaluation",
     "ExportOptions",
     "Exported",
     "Graph",
+    "Inspection",
     "Ladder",
     "Progress",
     "Skipped",
     "bench",
     "build",
     "current_graph",
+    "doctor",
     "environment",
     "error_json",
     "evaluate_cityscapes",
     "export",
     "fetch_weights",
+    "inspect",
     "ladder",
     "list_models",
     "plan",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ffnet_deploy.bench import Latency
 
 _TOOLS = ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "tensorrt", "tensorrt-rtx", "pycuda")
+_MOST_THREADS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,13 @@ class Benchmark:
     batch: int
     iters: int
     threads: int
+    device: int | None
     latencies: list[Latency]
     skipped: tuple[Skipped, ...]
     marks: tuple[str, ...]
     environment: dict[str, Any]
+    load_before: float
+    """Of the machine, averaged over the minute before."""
     failure: FFNetDeployError | None
     """What the command ends with although there is a result."""
 
@@ -48,9 +52,11 @@ class Benchmark:
             "threads": self.threads,
             "marks": list(self.marks),
             "rungs": [
-                {**item.to_json(), **rung_json(item.rung), "speed_up": first / item.median} for item in self.latencies
+                {**item.to_json(), **rung_json(item.rung, self.device), "speed_up": first / item.median}
+                for item in self.latencies
             ],
             "skipped": [{"rung": s.rung.name, "reason": s.reason} for s in self.skipped],
+            "load_before": self.load_before,
             "environment": self.environment,
             "error": error_json(self.failure),
         }
@@ -75,12 +81,17 @@ def bench(
 
     if iters < 1:
         raise UsageError(f"--iters {iters} measures nothing (1 or more was needed). Leave it out for 200.")
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(f"--threads {threads} makes no sense (1 to {_MOST_THREADS} were needed). Leave it out.")
+    runtimes.check_device(device)
     graph = current_graph(workspace, name)
     rungs = ladder(workspace, graph)
-    threads = threads or runtimes.default_threads()
+    threads = runtimes.default_threads() if threads is None else threads
+    load = os.getloadavg()[0]
+    timed = (rungs.reference, *rungs.running)
     latencies = measure(
-        (rungs.reference, *rungs.running),
-        street_feeds(graph.shape, 2),
+        timed,
+        [street_feeds(graph.shape, 2, rung.ends) for rung in timed],
         iters=iters,
         threads=threads,
         device=device,
@@ -91,10 +102,12 @@ def bench(
         batch=graph.shape[0],
         iters=iters,
         threads=threads,
+        device=device,
         latencies=latencies,
         skipped=rungs.skipped,
         marks=tuple(graph.record.marks),
         environment=environment(),
+        load_before=load,
         failure=rungs.nothing_ran(),
     )
 

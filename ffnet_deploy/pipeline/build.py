@@ -1,17 +1,25 @@
-"""From the current graph to engines."""
+"""From the current graph to engines: precision, deployment, build, and a look at what was built."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Record, Workspace
-from ffnet_deploy.errors import MissingDependencyError
+from ffnet_deploy.errors import EngineError, MissingDependencyError, UsageError
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
+from ffnet_deploy.pipeline.precision import half_graph
+from ffnet_deploy.runtimes import options as engine_options
+from ffnet_deploy.runtimes.options import EngineOptions
+
+if TYPE_CHECKING:
+    from ffnet_deploy.graph.fp16 import Io
+
+_TOOLS = ("tensorrt", "tensorrt-rtx", "polygraphy", "onnxruntime-gpu", "onnxruntime", "onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,42 +30,74 @@ class Built:
     record: Record
 
 
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What ``build`` can be asked for."""
+
+    precisions: tuple[str, ...] = ("fp32",)
+    runtime: str = "auto"
+    io: Io = "fp32"
+    """Type of an FP16 engine's inputs and outputs."""
+    keep_fp32: tuple[str, ...] = ()
+    """Names or patterns of nodes that stay FP32 in an FP16 engine."""
+    image_in: bool = False
+    """Take uint8 (N, H, W, 3) instead of normalised floats."""
+    labels_out: bool = False
+    """Give uint8 (N, H, W) train ids instead of logits."""
+    align_corners: bool = False
+    """Of the up-sampling in front of the labels."""
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    @property
+    def ends(self) -> str:
+        """What file names say of the engine's ends."""
+        return f"{'.image' if self.image_in else ''}{'.labels' if self.labels_out else ''}"
+
+
 def build(
-    workspace: Workspace,
-    name: str | None,
-    precisions: Sequence[str],
-    runtime: str = "auto",
-    *,
-    progress: Progress = quiet,
+    workspace: Workspace, name: str | None, options: BuildOptions | None = None, progress: Progress = quiet
 ) -> list[Built]:
     """Build engines from the current graph.
 
     Args:
         workspace: where the graph is and the engines go.
         name: of the model; None is the one exported last.
-        precisions: of ``fp32`` and ``fp16``; none means FP32.
-        runtime: one of ``runtimes.RUNTIMES`` or ``auto``.
+        options: what to build.
         progress: told what is being built.
 
     Raises:
+        UsageError: options that do not fit the graph or the runtime.
         ArtifactError: no current graph, or the workspace cannot be written.
         MissingDependencyError: the runtime is absent, or cannot do what was asked.
-        PrecisionError, EngineError: the graph cannot be converted, or the runtime refuses it.
+        PrecisionError, VerificationError: the graph cannot be converted.
+        EngineError: the runtime refuses it, or built something else than was asked.
     """
+    options = options or BuildOptions()
     graph = current_graph(workspace, name)
-    jobs = plan(precisions or ("fp32",), runtime)
-    results = []
-    for i, (precision, target) in enumerate(jobs):
-        progress(f"building {target} {precision}", i, len(jobs))
-        source = graph if precision == "fp32" else _half_graph(workspace, graph)
-        results.append(_build_one(workspace, graph, source, precision, target))
-    return results
+    jobs = plan(options.precisions, options.runtime)
+    for _, runtime in jobs if options.runtime != "auto" else jobs[:-1]:
+        engine_options.check(options.engine, runtime)
+    _check_ends(graph, options)
+    sources = {"fp32": graph}
+    if any(precision == "fp16" for precision, _ in jobs):
+        sources["fp16"] = half_graph(workspace, graph, options.keep_fp32, options.io, progress)
+    return [
+        _build_one(
+            workspace,
+            graph,
+            _deployed(workspace, sources[precision], options),
+            _Job(precision, runtime),
+            options,
+            progress,
+        )
+        for precision, runtime in jobs
+    ]
 
 
 def plan(precisions: Sequence[str], runtime: str) -> list[tuple[str, str]]:
     """(precision, runtime) pairs to build.
 
-    ``auto`` is TensorRT where it and a GPU are, else TensorRT-RTX, and ONNX Runtime's FP32 engine besides: it is the
+    ``auto`` is TensorRT where it and a GPU are, else TensorRT-RTX, and ONNX Runtime's FP32 engine last: it is the
     rung that runs anywhere.
 
     Raises:
@@ -75,61 +115,133 @@ def plan(precisions: Sequence[str], runtime: str) -> list[tuple[str, str]]:
     return [(precision, runtime) for precision in precisions]
 
 
-def _half_graph(workspace: Workspace, graph: Graph) -> Graph:
-    """The FP16 graph beside the FP32 one, made again."""
+def _check_ends(graph: Graph, options: BuildOptions) -> None:
+    if "fp16" not in options.precisions and (options.io == "fp16" or options.keep_fp32):
+        flag = "--io fp16" if options.io == "fp16" else "--keep-fp32"
+        raise UsageError(f"{flag} is for FP16 engines, and none was asked for. Add --fp16, or leave it out.")
+    if options.labels_out and graph.spec.task != "segmentation":
+        raise UsageError(f"{graph.record.model} gives classes, not a label map. Leave --labels-out out.")
+    if options.io == "fp16" and (options.image_in or options.labels_out):
+        raise UsageError("--io fp16 is for engines with float ends. Leave it out beside --image-in and --labels-out.")
+    if options.align_corners and not options.labels_out:
+        raise UsageError("--align-corners is of the up-sampling before the labels. Add --labels-out, or leave it out.")
+    if graph.dynamic and options.engine.batch is None:
+        raise UsageError(
+            f"{graph.path.name} takes any batch, and an engine needs to know which: its smallest, usual and largest "
+            "batch. Say for example: --batch 1,4,8"
+        )
+    if options.engine.batch is not None and not graph.dynamic:
+        raise UsageError(
+            f"{graph.path.name} has the fixed batch {graph.shape[0]}, so --batch means nothing. Leave it out, or run: "
+            f"ffnet-deploy export {graph.record.model} --dynamic-batch"
+        )
+
+
+def _deployed(workspace: Workspace, source: Graph, options: BuildOptions) -> Graph:
+    """The graph to build from: with the image or labels ends that were asked for, kept beside the others."""
+    if not options.ends:
+        return source
     import onnx
 
-    from ffnet_deploy.graph.fp16 import to_fp16
+    from ffnet_deploy.graph.deploy import with_image_in, with_labels_out
 
     started = time.monotonic()
-    path = workspace.graph(graph.stem, "fp16")
-    data = to_fp16(onnx.load(graph.path)).SerializeToString(deterministic=True)
-    artifacts.write_bytes(path, data)
-    record = Record(
-        kind="graph",
-        model=graph.record.model,
-        precision="fp16",
-        sha256=artifacts.sha256_of(path),
-        size=len(data),
-        sources={"graph": {"file": graph.path.name, "sha256": graph.record.sha256}},
-        options={**graph.record.options, "io": "fp32"},
-        marks=graph.record.marks,
-        seconds=round(time.monotonic() - started, 3),
-        tools=artifacts.tool_versions("onnx", "numpy"),
-        created=artifacts.now(),
+    model = onnx.load(source.path)
+    if options.image_in:
+        model = with_image_in(model)
+    if options.labels_out:
+        model = with_labels_out(model, (source.shape[2], source.shape[3]), align_corners=options.align_corners)
+    precision = source.record.precision
+    stem = source.path.name.removesuffix(".onnx").removesuffix(f".{precision}")
+    path = workspace.graph(f"{stem}{options.ends}", precision)
+    data = model.SerializeToString(deterministic=True)
+    record = artifacts.keep(
+        path,
+        data,
+        lambda sha256, size: Record(
+            kind="graph",
+            model=source.record.model,
+            precision=precision,
+            sha256=sha256,
+            size=size,
+            sources={"graph": {"file": source.path.name, "sha256": source.record.sha256}},
+            options={**source.record.options, **_ends_json(options)},
+            found={"kept_fp32": source.record.found.get("kept_fp32", {})},
+            marks=source.record.marks,
+            seconds=round(time.monotonic() - started, 3),
+            tools=artifacts.tool_versions("onnx", "numpy"),
+            created=artifacts.now(),
+        ),
     )
-    artifacts.save_record(path, record)
     return Graph(path, record)
 
 
-def _build_one(workspace: Workspace, graph: Graph, source: Graph, precision: str, runtime: str) -> Built:
+def _ends_json(options: BuildOptions) -> dict[str, Any]:
+    return {"image_in": options.image_in, "labels_out": options.labels_out, "align_corners": options.align_corners}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    precision: str
+    runtime: str
+
+
+def _build_one(
+    workspace: Workspace, graph: Graph, source: Graph, job: _Job, options: BuildOptions, progress: Progress
+) -> Built:
+    progress(f"building {job.runtime} {job.precision}", 0, None)
     started = time.monotonic()
-    path = workspace.engine(graph.stem, precision, runtime)
+    # ONNX Runtime's engine comes along with `auto`: options for a GPU do not concern it.
+    wanted = options.engine if job.runtime != "onnxruntime" else EngineOptions(batch=options.engine.batch)
+    batch = f".b{wanted.batch}" if wanted.batch else ""
+    stem = f"{graph.stem.removesuffix('.bdynamic')}{batch}{options.ends}"
+    path = workspace.engine(stem, job.precision, job.runtime, wanted.suffix)
     with artifacts.replacing(path) as part:
-        found = _run_builder(runtime, source.path, part)
-    record = Record(
-        kind="engine",
-        model=graph.record.model,
-        precision=precision,
-        runtime=runtime,
-        sha256=artifacts.sha256_of(path),
-        size=path.stat().st_size,
-        sources={
-            "graph": {"file": source.path.name, "sha256": source.record.sha256},
-            "exported": {"file": graph.path.name, "sha256": graph.record.sha256},
-        },
-        options={"shape": list(graph.shape)},
-        found=found,
-        marks=graph.record.marks,
-        seconds=round(time.monotonic() - started, 3),
-        tools=artifacts.tool_versions("tensorrt", "tensorrt-rtx", "polygraphy", "onnxruntime-gpu", "onnxruntime"),
-        created=artifacts.now(),
-    )
-    artifacts.save_record(path, record)
+        found = _run_builder(job.runtime, source.path, part, wanted, progress)
+        _check_found(source, job, found)
+        record = Record(
+            kind="engine",
+            model=graph.record.model,
+            precision=job.precision,
+            runtime=job.runtime,
+            sha256=artifacts.sha256_of(part),
+            size=part.stat().st_size,
+            sources={
+                "graph": {"file": source.path.name, "sha256": source.record.sha256},
+                "exported": {"file": graph.path.name, "sha256": graph.record.sha256},
+            },
+            options={
+                "command": _command(graph, job, options),
+                "shape": list(graph.shape),
+                "io": source.record.options.get("io", "fp32"),
+                **_ends_json(options),
+                **{key: str(value) if key == "batch" else value for key, value in wanted.asked().items()},
+            },
+            found=found,
+            marks=graph.record.marks,
+            seconds=round(time.monotonic() - started, 3),
+            tools=artifacts.tool_versions(*_TOOLS),
+            created=artifacts.now(),
+        )
+        artifacts.save_record(path, record)
     return Built(path, record)
 
 
-def _run_builder(runtime: str, graph: Path, engine: Path) -> dict[str, Any]:
+def _command(graph: Graph, job: _Job, options: BuildOptions) -> str:
+    """The command line that builds this engine again."""
+    parts = [f"ffnet-deploy build {graph.record.model} --{job.precision} --runtime {job.runtime}"]
+    parts += [f"--keep-fp32 {pattern!r}" for pattern in options.keep_fp32 if job.precision == "fp16"]
+    parts += ["--io fp16"] if options.io == "fp16" and job.precision == "fp16" else []
+    ends = (
+        ("--image-in", options.image_in),
+        ("--labels-out", options.labels_out),
+        ("--align-corners", options.align_corners),
+    )
+    parts += [flag for flag, asked in ends if asked]
+    return " ".join([*parts, *options.engine.flags(job.runtime)])
+
+
+def _run_builder(runtime: str, graph: Path, engine: Path, options: EngineOptions, progress: Progress) -> dict[str, Any]:
     if runtime == "onnxruntime":
         from ffnet_deploy.runtimes import onnxruntime
 
@@ -142,5 +254,40 @@ def _run_builder(runtime: str, graph: Path, engine: Path) -> dict[str, Any]:
 
     macs = macs_by_node(onnx.load(graph))
     with Worker(f"the {runtime} build", TensorRTBuilder, runtime) as worker:
-        found: dict[str, Any] = worker.call("build", graph, engine, macs)
+        worker.on_progress = progress
+        found: dict[str, Any] = worker.call("build", graph, engine, macs, options)
         return found
+
+
+def _check_found(source: Graph, job: _Job, found: dict[str, Any]) -> None:
+    """Hold what the builder says it built to what was asked; TensorRT without RTX says nothing here.
+
+    Raises:
+        EngineError: a convolution or Gemm computes in another precision.
+    """
+    if job.runtime != "tensorrt-rtx":
+        return
+    if not found:
+        raise EngineError(
+            f"{job.runtime} did not tell what it built, so its precision is unknown. Install a tested version: see "
+            "constraints.txt"
+        )
+    kept = source.record.found.get("kept_fp32", {})
+    fused = [node for node in kept if found["precision"].get(node, "fp32") != "fp32"]
+    if fused:
+        what = f"{', '.join(fused[:3])} in {found['precision'][fused[0]]}"
+        raise EngineError(
+            f"{job.runtime} computes {what}: it fuses the Casts around a node that stays FP32 alone. No file was kept. "
+            "Keep its neighbours too, with more --keep-fp32 PATTERN."
+        )
+    wrong = [
+        f"{node} {precision}"
+        for node, precision in found["precision"].items()
+        if precision != ("fp32" if node in kept else job.precision)
+    ]
+    if wrong or "unknown" in found["share"]:
+        what = ", ".join(wrong[:3]) or f"{100 * found['share']['unknown']:.1f} % of the work in layers that it hides"
+        raise EngineError(
+            f"{job.precision} was asked for and {job.runtime} built {what}. No file was kept. "
+            "Report this with the graph."
+        )

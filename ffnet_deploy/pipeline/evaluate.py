@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Workspace
-from ffnet_deploy.errors import DataError, FFNetDeployError, GateError, UsageError
+from ffnet_deploy.errors import DataError, FFNetDeployError, GateError, MissingDependencyError, UsageError
 from ffnet_deploy.pipeline.bench import environment
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
-from ffnet_deploy.pipeline.ladder import Skipped, error_json, ladder, rung_json
+from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder, rung_json
 from ffnet_deploy.runtimes import Rung
 
 if TYPE_CHECKING:
     from ffnet_deploy.evaluate import Protocol, Score
-    from ffnet_deploy.runtimes.base import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Evaluation:
     marks: tuple[str, ...]
     images_sha256: str
     reference_reused: bool
+    threads: int
+    device: int | None
     failure: FFNetDeployError | None
 
     def drop(self, i: int) -> float:
@@ -52,7 +55,10 @@ class Evaluation:
             "protocol": asdict(self.protocol),
             "marks": list(self.marks),
             "reference_reused": self.reference_reused,
-            "rungs": [{**rung_json(rung), **score.to_json(), "drop": self.drop(i)} for i, (rung, score) in pairs],
+            "threads": self.threads,
+            "rungs": [
+                {**rung_json(rung, self.device), **score.to_json(), "drop": self.drop(i)} for i, (rung, score) in pairs
+            ],
             "skipped": [{"rung": s.rung.name, "reason": s.reason} for s in self.skipped],
             "environment": environment(),
             "error": error_json(self.failure),
@@ -84,34 +90,31 @@ def evaluate_cityscapes(
     from ffnet_deploy import evaluate as evaluation
     from ffnet_deploy.data.cityscapes import find_split
 
+    _check_options(options)
     graph = current_graph(workspace, name)
     if graph.spec.task != "segmentation":
         raise UsageError(f"{graph.record.model} is a classification model. Name a segmentation model for Cityscapes.")
     split = find_split(options.root)
-    rungs = ladder(workspace, graph, options.only)
     protocol = _protocol(graph, options.align_corners)
+    rungs = _comparable(ladder(workspace, graph, options.only, emulated=True), graph, protocol, options.only)
     threads = runtimes.default_threads()
 
     progress("hashing the set", 0, None)
-    key = evaluation.reference_key(graph.record.sources["weights"]["sha256"], split, protocol)
-    reference = evaluation.Reference(
-        lambda: runtimes.open_rung(rungs.reference, threads, options.device),
-        evaluation.LabelMaps(workspace.models / "reference", key),
-        protocol,
-    )
-    scores = _score(
-        rungs.running,
-        lambda opened: evaluation.evaluate(
-            split,
+    key = evaluation.reference_key(_identity(graph, options.device), split, protocol)
+    with ExitStack() as stack:
+        reference = evaluation.Reference(
+            lambda: runtimes.open_rung(rungs.reference, threads, options.device),
+            evaluation.LabelMaps(workspace.models / "reference", key, protocol.size),
             protocol,
-            reference,
-            opened,
-            batch=graph.shape[0],
-            progress=lambda done, total: progress("evaluating", done, total),
-        ),
-        device=options.device,
-    )
-    reference.close()
+        )
+        stack.callback(reference.close)
+        # Several runtimes take turns in this process: idle threads that spin would slow the others.
+        opened = [
+            stack.enter_context(runtimes.open_rung(rung, threads, options.device, spinning=False))
+            for rung in rungs.running
+        ]
+        told = partial(progress, "evaluating")
+        scores = evaluation.evaluate(split, protocol, reference, opened, batch=graph.shape[0], progress=told)
     if not scores[0].matrix.any():
         raise DataError(
             f"No pixel of {options.root} counts: every label is one that Cityscapes ignores. Check the label files."
@@ -126,18 +129,46 @@ def evaluate_cityscapes(
         marks=tuple(graph.record.marks),
         images_sha256=key["images"],
         reference_reused=reference.computed == 0,
+        threads=threads,
+        device=options.device,
         failure=rungs.nothing_ran(),
     )
     return _gated(result, options.max_drop)
 
 
-def _score(running: Sequence[Rung], evaluate: Callable[[list[Runner]], list[Score]], device: int | None) -> list[Score]:
-    """Open the rungs for as long as they are scored."""
-    with ExitStack() as stack:
-        # Several runtimes take turns in this process: idle threads that spin would slow the others.
-        threads = runtimes.default_threads()
-        runners = (runtimes.open_rung(rung, threads, device, spinning=False) for rung in running)
-        return evaluate([stack.enter_context(runner) for runner in runners])
+def _check_options(options: EvalOptions) -> None:
+    if options.max_drop is not None and not (math.isfinite(options.max_drop) and options.max_drop >= 0):
+        raise UsageError(f"--max-drop {options.max_drop} is no gate (points of mIoU, 0 or more, were needed). Say: 0.5")
+    runtimes.check_device(options.device)
+
+
+def _identity(graph: Graph, device: int | None) -> dict[str, Any]:
+    """All that the reference's labels depend on, but the images and the protocol."""
+    return {
+        "name": graph.record.model,
+        "weights": graph.record.sources["weights"]["sha256"],
+        "shape": list(graph.shape),
+        "upsampling": graph.spec.upsampling,
+        "device": "cpu" if device is None else "cuda",
+    }
+
+
+def _comparable(rungs: Ladder, graph: Graph, protocol: Protocol, only: Sequence[str]) -> Ladder:
+    """Leave out, with the reason, the rungs whose ends do not fit the protocol."""
+    running, skipped = [], list(rungs.skipped)
+    for rung in rungs.running:
+        size = f"{graph.shape[2]}x{graph.shape[3]}"
+        scored = f"{protocol.size[0]}x{protocol.size[1]}"
+        if (rung.ends.image_in or rung.ends.labels_out) and size != scored:
+            skipped.append(Skipped(rung, f"its image or labels are {size}, and the protocol scores {scored}"))
+        elif rung.ends.labels_out and rung.ends.align_corners != protocol.align_corners:
+            inside = str(rung.ends.align_corners).lower()
+            skipped.append(Skipped(rung, f"it up-samples with align_corners {inside} inside"))
+        else:
+            running.append(rung)
+    if only and len(skipped) > len(rungs.skipped):
+        raise MissingDependencyError(f"{skipped[-1]}. Leave it out.")
+    return Ladder(rungs.reference, tuple(running), tuple(skipped))
 
 
 def _protocol(graph: Graph, align_corners: bool) -> Protocol:
@@ -153,7 +184,9 @@ def _gated(result: Evaluation, max_drop: float | None) -> Evaluation:
     if max_drop is None or result.failure:
         return result
     beyond = [
-        f"{rung.name} drops {result.drop(i):.3f}" for i, rung in enumerate(result.rungs) if result.drop(i) > max_drop
+        f"{rung.name} drops {result.drop(i):.3f}"
+        for i, rung in enumerate(result.rungs)
+        if i and not result.drop(i) <= max_drop
     ]
     if not beyond:
         return result

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RANDOM = "random"
 OFF_CONTRACT = "off contract"
+BILINEAR = "bilinear up-sampling in place of nearest"
 MIN_SIDE = 64
 OPSETS = range(18, 24)
 _VERIFY_IMAGES = 2
@@ -41,6 +42,10 @@ class ExportOptions:
     """A file, ``random``, or None for the published place."""
     offline: bool = False
     output: Path | None = None
+    dynamic_batch: bool = False
+    """Any batch; ``batch`` must be 1."""
+    upsampling: str | None = None
+    """``bilinear`` for a mobile model: the authors' advice for desktop GPUs, ideally re-trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,44 +66,65 @@ def export(workspace: Workspace, name: str, options: ExportOptions, progress: Pr
         ExportError, VerificationError: the exporter failed, or its graph computes something else; no file is kept.
         ArtifactError: the workspace cannot be written.
     """
-    spec = specs.find(name)
-    height, width = _checked_options(spec, options)
+    height, width = _checked_options(specs.find(name), options)
+    spec = specs.changed(name, options.upsampling)
     started = time.monotonic()
-    path = options.output or workspace.graph(_variant(spec, height, width, options.batch).stem)
+    path = _output(workspace, workspace.graph(_variant(spec, (height, width), options).stem), options.output)
     file = _weights_file(workspace, spec, options, progress)
 
     progress("loading weights", 0, None)
     loaded = _load(workspace, spec, file)
     off = (OFF_CONTRACT,) if (height, width) != spec.input_hw else ()
-    marks = (*loaded.marks, *_marks_beside(file), *off)
+    changed = (BILINEAR,) if options.upsampling else ()
+    marks = (*loaded.marks, *_marks_beside(file), *changed, *off)
 
     progress("exporting", 0, None)
-    from ffnet_deploy.graph.export import export as export_graph
-
     shape = (options.batch, 3, height, width)
-    metadata = {"model": name, "weights_sha256": loaded.sha256, "marks": ", ".join(marks)}
-    graph = export_graph(loaded.module, spec, shape, opset=options.opset, metadata=metadata)
+    graph = _exported(loaded, spec, shape, options, ", ".join(marks))
     data = graph.SerializeToString(deterministic=True)
 
     progress("verifying against PyTorch", 0, None)
-    found = {"verification": _verify(loaded, data, shape), "operators": _operators(graph)}
-    artifacts.write_bytes(path, data)
-    record = Record(
-        kind="graph",
-        model=name,
-        precision="fp32",
-        sha256=artifacts.sha256_of(path),
-        size=len(data),
-        sources={"weights": {"file": _relative(workspace, file), "sha256": loaded.sha256}},
-        options={"shape": list(shape), "opset": options.opset, "contract": list(spec.input_hw)},
-        found=found,
-        marks=marks,
-        seconds=round(time.monotonic() - started, 3),
-        tools=artifacts.tool_versions(*_TOOLS),
-        created=artifacts.now(),
+    # A graph for any batch is verified at two of them, or a size that fixes the batch would go unseen.
+    batches = (1, 3) if options.dynamic_batch else (options.batch,)
+    checks = [_verify(loaded, data, (batch, 3, height, width)) for batch in batches]
+    found = {"verification": checks[-1], "operators": _operators(graph)}
+    record = artifacts.keep(
+        path,
+        data,
+        lambda sha256, size: Record(
+            kind="graph",
+            model=name,
+            precision="fp32",
+            sha256=sha256,
+            size=size,
+            sources={"weights": {"file": _relative(workspace, file), "sha256": loaded.sha256}},
+            options={
+                "command": _command(spec, (height, width), options),
+                "shape": list(shape),
+                "opset": options.opset,
+                "contract": list(spec.input_hw),
+                "dynamic_batch": options.dynamic_batch,
+                "upsampling": spec.upsampling,
+            },
+            found=found,
+            marks=marks,
+            seconds=round(time.monotonic() - started, 3),
+            tools=artifacts.tool_versions(*_TOOLS),
+            created=artifacts.now(),
+        ),
     )
-    artifacts.save_record(path, record)
     return Exported(path, record, loaded.notes)
+
+
+def _exported(
+    loaded: Loaded, spec: ModelSpec, shape: tuple[int, int, int, int], options: ExportOptions, marks: str
+) -> onnx.ModelProto:
+    from ffnet_deploy.graph.batch import with_dynamic_batch
+    from ffnet_deploy.graph.export import export as export_graph
+
+    metadata = {"model": spec.name, "weights_sha256": loaded.sha256, "marks": marks}
+    graph = export_graph(loaded.module, spec, shape, opset=options.opset, metadata=metadata)
+    return with_dynamic_batch(graph) if options.dynamic_batch else graph
 
 
 def _checked_options(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]:
@@ -112,6 +138,10 @@ def _checked_options(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]
         )
     if options.batch < 1:
         raise UsageError(f"--batch {options.batch} is no batch (1 or more was needed). Leave it out for 1.")
+    if options.dynamic_batch and options.batch != 1:
+        raise UsageError("--dynamic-batch takes any batch, so --batch means nothing beside it. Leave one of them out.")
+    if options.upsampling and spec.upsampling == "bilinear":
+        raise UsageError(f"{spec.name} up-samples bilinearly as published. Leave --upsampling out.")
     if options.opset not in OPSETS:
         raise UsageError(
             f"--opset {options.opset} is not supported ({OPSETS[0]} to {OPSETS[-1]} were needed). Leave it out for 20."
@@ -124,6 +154,33 @@ def _checked_options(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]
             f"{height}x{width} is too small (at least {MIN_SIDE}x{MIN_SIDE} was needed). Name a larger size."
         )
     return height, width
+
+
+def _output(workspace: Workspace, usual: Path, wanted: Path | None) -> Path:
+    """Where to write: inside ``models/`` a file's name says what it is, so no other name will do there."""
+    if wanted is None or wanted.resolve() == usual.resolve():
+        return usual
+    if wanted.suffix != ".onnx":
+        raise UsageError(f"--output {wanted} does not end in .onnx (runtimes tell files by it). Name it {wanted}.onnx")
+    if wanted.resolve().parent == workspace.models.resolve():
+        raise UsageError(f"--output {wanted} is in models/, where this graph is called {usual.name}. Leave it out.")
+    return wanted
+
+
+def _command(spec: ModelSpec, hw: tuple[int, int], options: ExportOptions) -> str:
+    """The command line that makes this graph again."""
+    parts = [f"ffnet-deploy export {spec.name}"]
+    if options.weights is not None:
+        parts.append(f"--weights {options.weights}")
+    if hw != spec.input_hw:
+        parts.append(f"--height {hw[0]} --width {hw[1]} --allow-size")
+    if options.batch != 1:
+        parts.append(f"--batch {options.batch}")
+    if options.dynamic_batch:
+        parts.append("--dynamic-batch")
+    if options.upsampling:
+        parts.append(f"--upsampling {options.upsampling}")
+    return " ".join(parts)
 
 
 def _wrong_size(spec: ModelSpec, height: int, width: int) -> str:
@@ -141,8 +198,9 @@ def _wrong_size(spec: ModelSpec, height: int, width: int) -> str:
     )
 
 
-def _variant(spec: ModelSpec, height: int, width: int, batch: int) -> Variant:
-    return Variant(spec.name, None if (height, width) == spec.input_hw else (height, width), batch)
+def _variant(spec: ModelSpec, hw: tuple[int, int], options: ExportOptions) -> Variant:
+    batch = None if options.dynamic_batch else options.batch
+    return Variant(spec.name, None if hw == spec.input_hw else hw, batch, options.upsampling)
 
 
 def _weights_file(workspace: Workspace, spec: ModelSpec, options: ExportOptions, progress: Progress) -> Path | None:

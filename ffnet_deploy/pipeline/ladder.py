@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Record, Workspace
 from ffnet_deploy.errors import ArtifactError, FFNetDeployError, MissingDependencyError, UsageError, WeightsError
 from ffnet_deploy.pipeline.current import Graph, reference_weights
-from ffnet_deploy.runtimes import Rung
+from ffnet_deploy.runtimes import Ends, Rung
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,12 @@ class Ladder:
     reference: Rung
     running: tuple[Rung, ...]
     skipped: tuple[Skipped, ...]
+    reference_alone: bool = False
+    """Nothing else was asked for."""
 
     def nothing_ran(self) -> FFNetDeployError | None:
         """The error to end with when no rung besides the reference can run here."""
-        if self.running:
+        if self.running or self.reference_alone:
             return None
         why = "; ".join(map(str, self.skipped)) or "no engine was built"
         return MissingDependencyError(
@@ -44,13 +46,14 @@ class Ladder:
         )
 
 
-def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = ()) -> Ladder:
+def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emulated: bool = False) -> Ladder:
     """Find the rungs of a graph.
 
     Args:
         workspace: where the engines are.
         graph: what they were built from.
         only: names of rungs (``onnxruntime fp32``) or runtimes; empty means all.
+        emulated: also the FP16 graph, scored by rounding; it cannot be timed.
 
     Raises:
         UsageError: a name that no built engine has.
@@ -61,39 +64,88 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = ()) -> Ladd
     if weights is not None and not weights.is_file():
         raise WeightsError(
             f"{weights} does not exist (the PyTorch reference needs it). "
-            f"Run: ffnet-deploy weights fetch {graph.record.model}"
+            f"Restore it, or export again from other weights: {graph.command}"
         )
     size = weights.stat().st_size if weights else None
     marks = tuple(graph.record.marks)
-    reference = Rung(runtimes.REFERENCE, "fp32", graph.record.model, graph.shape, weights, size, marks)
+    model, upsampling = graph.record.model, graph.record.options.get("upsampling")
+    reference = Rung(runtimes.REFERENCE, "fp32", model, graph.shape, weights, size, marks, upsampling)
     built = [_rung(graph, path, record) for path, record in workspace.engines_of(graph.stem)]
+    if emulated:
+        built += _emulated(workspace, graph)
     wanted = [rung for rung in built if not only or rung.name in only or rung.runtime in only]
-    unknown = [name for name in only if not any(name in (r.name, r.runtime) for r in built) and name != reference.name]
+    unknown = [name for name in only if not any(name in (r.name, r.runtime) for r in (reference, *built))]
     if unknown:
         have = ", ".join(rung.name for rung in built) or "none"
         raise UsageError(
             f"No engine {unknown[0]!r} of {graph.stem} was built (there are: {have}). "
             f"Run: ffnet-deploy build {graph.record.model}"
         )
-    skipped = tuple(Skipped(r, reason) for r in wanted if (reason := runtimes.reason_not_here(r.runtime)))
+    reasons = {r.name: runtimes.reason_not_here(r.runtime) or _other_version(r) for r in wanted}
+    skipped = tuple(Skipped(r, reason) for r in wanted if (reason := reasons[r.name]))
     if only and skipped:
         raise MissingDependencyError(f"{skipped[0]}. Run it on the machine that it was built for, or leave it out.")
-    running = tuple(r for r in wanted if runtimes.reason_not_here(r.runtime) is None)
-    return Ladder(reference, running, skipped)
+    running = tuple(r for r in wanted if reasons[r.name] is None)
+    alone = bool(only) and set(only) <= {reference.name, reference.runtime}
+    return Ladder(reference, running, skipped, alone)
 
 
 def _rung(graph: Graph, path: Path, record: Record) -> Rung:
-    remedy = f"ffnet-deploy build {record.model} --{record.precision} --runtime {record.runtime}"
+    remedy = record.options.get("command") or f"ffnet-deploy build {record.model}"
     record = artifacts.load_record(path, remedy=remedy)
     if record.sources["exported"]["sha256"] != graph.record.sha256:
         raise ArtifactError(f"{path} is stale: {graph.path} was exported again since. Run: {remedy}")
     assert record.runtime is not None
-    return Rung(record.runtime, record.precision, record.model, graph.shape, path, record.size, tuple(record.marks))
+    return Rung(
+        record.runtime,
+        record.precision,
+        record.model,
+        graph.shape,
+        path,
+        record.size,
+        tuple(record.marks),
+        variant=_variant(path, record),
+        built_by=None if record.options.get("version_compatible") else record.tools.get(record.runtime),
+        ends=Ends(**{f.name: record.options[f.name] for f in fields(Ends) if f.name in record.options}),
+    )
 
 
-def rung_json(rung: Rung) -> dict[str, Any]:
-    """A rung as plain JSON values."""
+def _other_version(rung: Rung) -> str | None:
+    """Why an engine cannot be loaded by the installed version of its runtime; None if it was built by that one."""
+    installed = artifacts.tool_versions(rung.runtime).get(rung.runtime)
+    if not rung.runtime.startswith("tensorrt") or rung.built_by in (None, installed):
+        return None
+    return f"built by {rung.runtime} {rung.built_by}, and {installed} is installed; build it again"
+
+
+def _variant(path: Path, record: Record) -> str:
+    """What stands in the engine's name beyond graph, precision and runtime: ends, batches, targets."""
+    exported = record.sources["exported"]["file"].removesuffix(".onnx").removesuffix(".bdynamic")
+    rest = path.name.removeprefix(exported).rpartition(".")[0]
+    rest = rest.replace(f".{record.precision}.{record.runtime}", " ", 1)
+    return " ".join(rest.replace(".", " ").replace(" -", " ").split())
+
+
+def _emulated(workspace: Workspace, graph: Graph) -> list[Rung]:
+    """The FP16 graph, scored through rounding: there is no FP16 runtime on a CPU."""
+    path = workspace.graph(graph.stem, "fp16")
+    if not path.exists():
+        return []
+    record = artifacts.load_record(path, remedy=f"ffnet-deploy build {graph.record.model} --fp16")
+    if record.sources.get("graph", {}).get("sha256") != graph.record.sha256:
+        raise ArtifactError(
+            f"{path} is stale: {graph.path} was exported again since. "
+            f"Run: ffnet-deploy build {graph.record.model} --fp16"
+        )
+    marks = tuple(record.marks)
+    return [Rung(runtimes.EMULATED, "fp16", record.model, graph.shape, path, record.size, marks, variant="emulated")]
+
+
+def rung_json(rung: Rung, device: int | None) -> dict[str, Any]:
+    """A rung as plain JSON values; ONNX Runtime stays on the CPU whatever the device."""
+    on_cpu = device is None or rung.runtime in ("onnxruntime", runtimes.EMULATED)
     return {
+        "device": "cpu" if on_cpu else f"cuda:{device}",
         "rung": rung.name,
         "runtime": rung.runtime,
         "precision": rung.precision,

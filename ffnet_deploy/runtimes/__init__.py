@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
 
 RUNTIMES = ("tensorrt", "tensorrt-rtx", "onnxruntime")
 REFERENCE = "pytorch"
+EMULATED = "onnx"
+"""A graph scored on the CPU by rounding as its precision does; never timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What an engine takes and gives."""
+
+    image_in: bool = False
+    """uint8 (N, H, W, 3), RGB, instead of normalised floats (N, 3, H, W)."""
+    labels_out: bool = False
+    """uint8 (N, H, W), train ids, instead of logits."""
+    align_corners: bool = False
+    """Of the up-sampling in front of the labels."""
+    io: str = "fp32"
+    """Type of floating inputs and outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +49,18 @@ class Rung:
     size: int | None = None
     """Bytes of the file."""
     marks: tuple[str, ...] = ()
+    upsampling: str | None = None
+    """Of the reference: ``bilinear`` where that is not the published one."""
+    variant: str = ""
+    """What its file name says besides: ``image labels``, ``b1-4-8``, ``portable``."""
+    ends: Ends = Ends()
+    built_by: str | None = None
+    """Version of TensorRT or TensorRT-RTX that alone can load it."""
 
     @property
     def name(self) -> str:
-        """How tables and ``--only`` call it: ``onnxruntime fp32``."""
-        return f"{self.runtime} {self.precision}"
+        """How tables and ``--only`` call it: ``onnxruntime fp32``, ``onnx fp16 emulated``."""
+        return f"{self.runtime} {self.precision}{f' {self.variant}' if self.variant else ''}"
 
 
 def default_threads() -> int:
@@ -45,10 +69,29 @@ def default_threads() -> int:
 
 
 def visible_gpus() -> int:
-    """How many GPUs the NVIDIA driver offers here."""
-    from ffnet_deploy.runtimes.cuda import visible_gpus as count
+    """How many GPUs the NVIDIA driver offers to this process; 0 without a driver. Loads no framework."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
 
-    return count()
+
+def check_device(device: int | None) -> None:
+    """Hold ``--device`` to the GPUs that are there.
+
+    Raises:
+        MissingDependencyError: there is no such GPU.
+    """
+    count = visible_gpus()
+    if device is not None and not 0 <= device < count:
+        have = f"GPUs 0 to {count - 1} are" if count > 1 else "GPU 0 is" if count else "no GPU is"
+        raise MissingDependencyError(
+            f"CUDA device {device} was asked for, and {have} visible here. Leave --device out."
+        )
 
 
 def reason_not_here(runtime: str) -> str | None:
@@ -73,14 +116,25 @@ def open_rung(rung: Rung, threads: int, device: int | None, spinning: bool = Tru
     """
     if rung.runtime == REFERENCE:
         from ffnet_deploy.runtimes.pytorch import PyTorchRunner
-        from ffnet_deploy.zoo.specs import find
+        from ffnet_deploy.zoo.specs import changed
         from ffnet_deploy.zoo.weights import load, load_random
 
-        spec = find(rung.model)
+        spec = changed(rung.model, rung.upsampling)
         loaded = load_random(spec) if rung.path is None else load(spec, rung.path)
         return PyTorchRunner(loaded.module, rung.shape, threads=threads, device=device)
     assert rung.path is not None
+    if rung.runtime == EMULATED:
+        return _emulated(rung.path, threads, spinning)
     return _open(rung.runtime, rung.path, threads, device, spinning)
+
+
+def _emulated(path: Path, threads: int, spinning: bool) -> Runner:
+    import onnx
+
+    from ffnet_deploy.graph.fp16 import rounded
+    from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(rounded(onnx.load(path)).SerializeToString(), threads=threads, spinning=spinning)
 
 
 def _open(runtime: str, path: Path, threads: int, device: int | None, spinning: bool) -> Runner:

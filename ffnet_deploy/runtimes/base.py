@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from ffnet_deploy.errors import EngineError, FFNetDeployError
 
@@ -28,8 +28,15 @@ class TensorSpec:
     """Name, shape and NumPy dtype name of an input or output."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
+    """None is an axis of any length: the batch of a dynamic graph."""
     dtype: str
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether an array of ``shape`` may be fed."""
+        return len(shape) == len(self.shape) and all(
+            mine in (None, side) for mine, side in zip(self.shape, shape, strict=True)
+        )
 
 
 class Runner(Protocol):
@@ -68,7 +75,7 @@ def check_feeds(feeds: Feeds, inputs: Sequence[TensorSpec]) -> None:
         if spec.name not in feeds:
             raise EngineError(f"Input {spec.name!r} is missing from the feeds ({', '.join(feeds)}). Name it so.")
         array = feeds[spec.name]
-        if tuple(array.shape) != spec.shape or str(array.dtype) != spec.dtype:
+        if not spec.fits(tuple(array.shape)) or str(array.dtype) != spec.dtype:
             raise EngineError(
                 f"Input {spec.name!r} is {array.dtype} {tuple(array.shape)} "
                 f"({spec.dtype} {spec.shape} was needed). Feed an array of that kind."
@@ -76,6 +83,13 @@ def check_feeds(feeds: Feeds, inputs: Sequence[TensorSpec]) -> None:
     extra = feeds.keys() - {spec.name for spec in inputs}
     if extra:
         raise EngineError(f"There is no input {min(extra)!r} ({', '.join(s.name for s in inputs)} is). Leave it out.")
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """An object whose long calls tell how far they are: (what, done, total or None)."""
+
+    report: Callable[[str, int, int | None], None]
 
 
 class Worker:
@@ -99,6 +113,8 @@ class Worker:
         self._process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
         self._process.start()
         theirs.close()
+        self.on_progress: Callable[[str, int, int | None], None] | None = None
+        """Told what the object reports while it works; see ``ReportsProgress``."""
         self._receive()
 
     def call(self, method: str, *args: object) -> Any:  # noqa: ANN401 - whatever the method returns
@@ -111,6 +127,10 @@ class Worker:
     def _receive(self) -> Any:  # noqa: ANN401
         try:
             kind, value = self._conn.recv()
+            while kind == "progress":
+                if self.on_progress:
+                    self.on_progress(*value)
+                kind, value = self._conn.recv()
         except (EOFError, ConnectionError) as error:
             self._process.join()
             code = self._process.exitcode
@@ -151,6 +171,8 @@ def _serve(conn: Connection, make: Callable[..., Any], args: tuple[object, ...])
         try:
             if served is None:
                 served, value = make(*args), None
+                if isinstance(served, ReportsProgress):
+                    served.report = lambda *what: conn.send(("progress", what))
             else:
                 method, arguments = conn.recv()
                 value = getattr(served, method)(*arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,18 +36,6 @@ class Device(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-def visible_gpus() -> int:
-    """How many GPUs the NVIDIA driver offers to this process; 0 without a driver. Loads no framework."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
 
 
 def open_device(number: int) -> Device:

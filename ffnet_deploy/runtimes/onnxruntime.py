@@ -108,4 +108,6 @@ def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceS
 
 
 def _tensor(node: ort.NodeArg) -> TensorSpec:
-    return TensorSpec(node.name, tuple(node.shape), _DTYPES[node.type])
+    # A symbolic batch has a name in place of a number.
+    shape = tuple(side if isinstance(side, int) else None for side in node.shape)
+    return TensorSpec(node.name, shape, _DTYPES[node.type])

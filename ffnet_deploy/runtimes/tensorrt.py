@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ffnet_deploy.errors import EngineError, needs
+from ffnet_deploy.artifacts import write_bytes
+from ffnet_deploy.errors import EngineError, UsageError, needs
 from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
 from ffnet_deploy.runtimes.layers import parse_log, summary
+from ffnet_deploy.runtimes.options import EngineOptions
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ffnet_deploy.runtimes.base import Feeds
+    from ffnet_deploy.runtimes.cuda import Buffer
 
 Runtime = Literal["tensorrt", "tensorrt-rtx"]
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -45,16 +48,20 @@ class TensorRTBuilder:
         self._runtime = runtime
         self._trt = _load(runtime)
         os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = str(int(runtime == "tensorrt-rtx"))
+        self.report: Callable[[str, int, int | None], None] = lambda _what, _done, _total: None
         self._messages: list[str] = []
         self._logger = self._collector()
 
-    def build(self, graph: Path, engine: Path, macs: Mapping[str, int]) -> dict[str, Any]:
-        """Build a strongly typed engine: the precision is the graph's, TF32 is off.
+    def build(
+        self, graph: Path, engine: Path, macs: Mapping[str, int], options: EngineOptions | None = None
+    ) -> dict[str, Any]:
+        """Build a strongly typed engine: the precision is the graph's, TF32 is off unless it was asked for.
 
         Args:
             graph: ONNX file.
             engine: gets the plan.
             macs: multiply-accumulates of the graph's convolutions and Gemms, by node name.
+            options: beyond precision.
 
         Returns:
             What is really in the engine, see :func:`ffnet_deploy.runtimes.layers.summary`; empty where the builder
@@ -69,16 +76,17 @@ class TensorRTBuilder:
         # By the flag's name: its number has changed between versions.
         network = builder.create_network(0 if flag is None else 1 << int(flag))
         self._parse(graph, network)
-        config = self._config(builder, network)
-        # TF32 is on by default, and an "FP32" engine would not be one.
-        config.clear_flag(self._trt.BuilderFlag.TF32)
-        config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
+        options = options or EngineOptions()
+        cache = self._timing_cache(engine, options)
+        config = self._config(builder, network, options, cache)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             why = self._last_error() or "it gives no reason"
             raise EngineError(f"{self._runtime} {self.version} could not build {graph.name} ({why}). Report this.")
         with engine.open("wb") as file:
             file.write(memoryview(plan))
+        if cache:
+            write_bytes(cache, bytes(config.get_timing_cache().serialize()))
         layers = parse_log(self._messages)
         return summary(layers, macs) if layers else {}
 
@@ -94,16 +102,95 @@ class TensorRTBuilder:
             one_line = " ".join(why.split())
             raise EngineError(f"{graph} is refused by {self._runtime}'s parser ({one_line}). Export it again.")
 
-    def _config(self, builder: Any, network: Any) -> Any:  # noqa: ANN401
+    def _config(self, builder: Any, network: Any, options: EngineOptions, cache: Path | None) -> Any:  # noqa: ANN401
+        """The builder's configuration, by Polygraphy."""
+        common = {
+            "profiles": self._profiles(network, options),
+            "profiling_verbosity": self._trt.ProfilingVerbosity.DETAILED,
+            "progress_monitor": self._monitor(),
+        }
         with needs("polygraphy"):
+            from polygraphy.logger import G_LOGGER
+
+            # Polygraphy prints; what matters of it comes back in our errors.
+            G_LOGGER.module_severity = {"": G_LOGGER.CRITICAL}
             if self._runtime == "tensorrt-rtx":
                 from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
 
-                # Without a GPU the target is the default: compute capability 8.0, 8.6, 8.9, 12.0 and later.
-                return CreateConfigRTX(use_gpu=False)(builder, network)
-            from polygraphy.backend.trt import CreateConfig
+                create = CreateConfigRTX(compute_capabilities=self._targets(options), **common)
+            else:
+                from polygraphy.backend.trt import CreateConfig
 
-        return CreateConfig()(builder, network)
+                ampere = self._trt.HardwareCompatibilityLevel.AMPERE_PLUS
+                pools = {self._trt.MemoryPoolType.WORKSPACE: (options.workspace_mb or 0) << 20}
+                create = CreateConfig(
+                    builder_optimization_level=options.level,
+                    memory_pool_limits=pools if options.workspace_mb else None,
+                    load_timing_cache=str(cache) if cache and cache.exists() else None,
+                    hardware_compatibility_level=ampere if options.hardware_compatible else None,
+                    version_compatible=options.version_compatible,
+                    **common,
+                )
+        config = create(builder, network)
+        # TF32 is on by default, and an "FP32" engine would not be one.
+        if not options.tf32:
+            config.clear_flag(self._trt.BuilderFlag.TF32)
+        return config
+
+    def _profiles(self, network: Any, options: EngineOptions) -> list[Any] | None:  # noqa: ANN401
+        if options.batch is None:
+            return None
+        from polygraphy.backend.trt import Profile
+
+        profile = Profile()
+        for tensor in (network.get_input(i) for i in range(network.num_inputs)):
+            profile.add(tensor.name, *((batch, *tuple(tensor.shape)[1:]) for batch in options.batch))
+        return [profile]
+
+    def _targets(self, options: EngineOptions) -> list[tuple[int, int]] | None:
+        """Compute capabilities of a TensorRT-RTX engine; None is its default: 8.0, 8.6, 8.9, 12.0 and later."""
+        known = [name.lower() for name in self._trt.ComputeCapability.__members__ if name.startswith("SM")]
+        wanted = known if options.portable else list(options.gpus)
+        for name in wanted:
+            if name not in known:
+                raise UsageError(
+                    f"--gpu {name} is no target of {self._runtime} {self.version} ({', '.join(known)} are). "
+                    "Name one of them, or build with TensorRT on the machine with that GPU."
+                )
+        return [(int(name[2:-1]), int(name[-1])) for name in wanted] or None
+
+    def _timing_cache(self, engine: Path, options: EngineOptions) -> Path | None:
+        """One file for each GPU and version: another's timings would be wrong, and are refused by TensorRT."""
+        if not options.timing_cache:
+            return None
+        import torch
+
+        gpu = torch.cuda.get_device_name().replace(" ", "-")
+        return engine.parent / f"{gpu}-{self._runtime}-{self.version}.timing.cache"
+
+    def _monitor(self) -> Any:  # noqa: ANN401
+        """TensorRT's progress monitor: tells the outermost phase's steps."""
+        builder = self
+
+        class Monitor(self._trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self._steps: dict[str, int] = {}
+
+            def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+                if parent is None:
+                    self._steps[phase] = steps
+                    builder.report(phase, 0, steps)
+
+            def step_complete(self, phase: str, step: int) -> bool:
+                if phase in self._steps:
+                    builder.report(phase, step + 1, self._steps[phase])
+                return True
+
+            def phase_finish(self, phase: str) -> None:
+                self._steps.pop(phase, None)
+
+        return Monitor()
 
     def _collector(self) -> Any:  # noqa: ANN401
         """A logger that keeps every message and prints none."""
@@ -148,27 +235,41 @@ class TensorRTRunner:
         self.outputs: Sequence[TensorSpec] = [
             spec for spec in specs if modes[spec.name] == self._trt.TensorIOMode.OUTPUT
         ]
-        self._buffers = {spec.name: self._cuda.allocate(spec.shape, spec.dtype) for spec in specs}
-        for name, buffer in self._buffers.items():
-            self._context.set_tensor_address(name, buffer.address)
+        self._buffers: dict[str, Buffer] = {}
+        self._allocate(1)
+
+    def _allocate(self, batch: int) -> None:
+        """Buffers for a batch; it matters for engines that take several alone."""
+        for spec in self.inputs:
+            self._context.set_input_shape(spec.name, tuple(side or batch for side in spec.shape))
+        for spec in (*self.inputs, *self.outputs):
+            shape = tuple(side or batch for side in spec.shape)
+            self._buffers[spec.name] = self._cuda.allocate(shape, spec.dtype)
+            self._context.set_tensor_address(spec.name, self._buffers[spec.name].address)
+        self._batch = batch
+
+    def _upload(self, feeds: Feeds) -> None:
+        check_feeds(feeds, self.inputs)
+        batch = len(feeds[self.inputs[0].name])
+        if batch != self._batch and None in self.inputs[0].shape:
+            self._allocate(batch)
+        for spec in self.inputs:
+            self._buffers[spec.name].upload(feeds[spec.name])
 
     def _spec(self, name: str) -> TensorSpec:
         dtype = self._trt.nptype(self._engine.get_tensor_dtype(name))
-        return TensorSpec(name, tuple(self._engine.get_tensor_shape(name)), dtype.__name__)
+        shape = tuple(None if side < 0 else side for side in self._engine.get_tensor_shape(name))
+        return TensorSpec(name, shape, dtype.__name__)
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        check_feeds(feeds, self.inputs)
-        for spec in self.inputs:
-            self._buffers[spec.name].upload(feeds[spec.name])
+        self._upload(feeds)
         self._enqueue()
         return {spec.name: self._buffers[spec.name].download() for spec in self.outputs}
 
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         samples = []
         for feed in itertools.islice(itertools.cycle(feeds), iters):
-            check_feeds(feed, self.inputs)
-            for spec in self.inputs:
-                self._buffers[spec.name].upload(feed[spec.name])
+            self._upload(feed)
             samples.append(self._cuda.milliseconds(self._enqueue))
         return samples
 

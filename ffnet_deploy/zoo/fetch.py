@@ -99,6 +99,8 @@ def fetch(
     if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
         urls = {archive: f"{place.rstrip('/')}/{archive}.zip" for archive in archives}
         return [_from_url(_Download(archive, url, folder), report, pauses_s) for archive, url in urls.items()]
+    if not str(place) or re.match(r"\w+://", str(place)) or not Path(place).is_dir():
+        raise WeightsError(f"{str(place)!r} holds no archives (an http(s) URL or a folder was needed). Name one.")
     return [_from_folder(archive, folder, Path(place), report) for archive in dict.fromkeys(archives)]
 
 

@@ -8,15 +8,12 @@ Letters in shapes: N batch, C channels, H and W of the image.
 from __future__ import annotations
 
 import itertools
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ffnet_deploy.zoo.specs import BLUR_TAPS, ModelSpec
-
-Upsampling = Literal["nearest", "bilinear"]
+from ffnet_deploy.zoo.specs import BLUR_TAPS, ModelSpec, Upsampling
 
 # Blocks per stage.
 _PLAIN = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Literal
@@ -16,6 +16,7 @@ from typing import Literal
 from ffnet_deploy.errors import UnknownModelError
 
 Task = Literal["segmentation", "classification"]
+Upsampling = Literal["nearest", "bilinear"]
 Deployment = Literal["mobile", "gpu_small", "gpu_large"]
 """As published: mobile up-samples by nearest, GPUs by bilinear; the small ones have a strided first stage."""
 
@@ -66,11 +67,13 @@ class ModelSpec:
     imagenet_model: str | None
     """The classification model whose backbone this one was trained from."""
     published: Published = Published()
+    changed_upsampling: Upsampling | None = None
+    """Another than the published one: the authors' advice for mobile models on desktop GPUs, ideally re-trained."""
 
     @property
-    def upsampling(self) -> Literal["nearest", "bilinear"]:
+    def upsampling(self) -> Upsampling:
         """Inside the network: nearest on mobile, bilinear with aligned corners on GPUs."""
-        return "nearest" if self.deployment == "mobile" else "bilinear"
+        return self.changed_upsampling or ("nearest" if self.deployment == "mobile" else "bilinear")
 
     @property
     def classes(self) -> int:
@@ -239,6 +242,16 @@ def find(name: str) -> ModelSpec:
     near = nearest(name)
     hint = f"Did you mean {', '.join(near)}?" if near else "Run: ffnet-deploy models"
     raise UnknownModelError(f"No model is named {name!r}. {hint}")
+
+
+def changed(name: str, upsampling: str | None) -> ModelSpec:
+    """The spec of ``name``, up-sampling bilinearly if that is asked for.
+
+    Raises:
+        UnknownModelError: no model has this name.
+    """
+    spec = find(name)
+    return spec if upsampling in (None, spec.upsampling) else replace(spec, changed_upsampling="bilinear")
 
 
 _TELLING = 4

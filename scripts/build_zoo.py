@@ -1,0 +1,112 @@
+"""Build FP32 and FP16 engines of all 87 deployable models with TensorRT-RTX at their native size; resumable.
+
+Each model has random weights and a process of its own; its files are deleted once they are measured, so that one
+model's are on the disk at a time (``--keep`` keeps the engines, below engines/zoo). Graphs are not verified against
+PyTorch here: that is what ``make export-zoo`` does. Results go to docs/measurements/build_zoo.json after every model.
+Exit 1 if any failed.
+
+Run: make build-zoo
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ffnet_deploy import artifacts, pipeline
+from ffnet_deploy.artifacts import Record, Workspace, tool_versions, write_json
+from ffnet_deploy.zoo.specs import SPECS, deployable, find
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "measurements" / "build_zoo.json"
+PRECISIONS = ("fp32", "fp16")
+
+
+def measure(name: str, keep: Path | None) -> dict[str, Any]:
+    """Build one model in a new process, and read what its records say."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--one", name, folder]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            return {"ok": False, "exit_code": done.returncode, "error": done.stderr.strip()[-500:]}
+        result: dict[str, Any] = {"ok": True}
+        for precision in PRECISIONS:
+            engine = Workspace(Path(folder)).engine(name, precision, "tensorrt-rtx")
+            record = artifacts.load_record(engine, remedy="make build-zoo")
+            kept = ("share", "bytes_between_layers")
+            result[precision] = {
+                "bytes": record.size,
+                "seconds": record.seconds,
+                **{key: record.found[key] for key in kept},
+            }
+            if keep:
+                keep.mkdir(parents=True, exist_ok=True)
+                shutil.move(engine, keep / engine.name)
+        half = artifacts.load_record(Workspace(Path(folder)).graph(name, "fp16"), remedy="make build-zoo")
+        result["kept_fp32"] = len(half.found["kept_fp32"])
+        result["emulated"] = half.found["emulated"]
+        return result
+
+
+def build_one(name: str, folder: Path) -> None:
+    """Write the graph of a model, as export does but for the verification, and build both engines."""
+    from ffnet_deploy.graph.export import export
+    from ffnet_deploy.zoo.weights import load_random
+
+    spec = find(name)
+    workspace = Workspace(folder)
+    loaded = load_random(spec)
+    shape = (1, 3, *spec.input_hw)
+    graph = export(loaded.module, spec, shape, opset=20, metadata={})
+    artifacts.keep(
+        workspace.graph(name),
+        graph.SerializeToString(deterministic=True),
+        lambda sha256, size: Record(
+            kind="graph",
+            model=name,
+            precision="fp32",
+            sha256=sha256,
+            size=size,
+            sources={"weights": {"file": None, "sha256": loaded.sha256}},
+            options={"shape": list(shape)},
+            marks=loaded.marks,
+            created=artifacts.now(),
+        ),
+    )
+    pipeline.build(workspace, name, pipeline.BuildOptions(PRECISIONS, "tensorrt-rtx"))
+
+
+def main() -> None:
+    """Measure what is not measured yet with these versions."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--again", action="store_true", help="measure every model again")
+    parser.add_argument("--keep", action="store_true", help="keep the engines")
+    parser.add_argument(
+        "--one", nargs=2, metavar=("NAME", "FOLDER"), help="build one model there; for the sweep itself"
+    )
+    arguments = parser.parse_args()
+    if arguments.one:
+        build_one(arguments.one[0], Path(arguments.one[1]))
+        return
+    tools = tool_versions("torch", "onnx", "onnxscript", "onnxruntime-gpu", "tensorrt-rtx", "numpy")
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    models = kept.get("models", {}) if kept.get("tools") == tools and not arguments.again else {}
+    names = sorted(deployable(), key=lambda name: (SPECS[name].task, SPECS[name].output_stride == 4, len(name)))
+    for i, name in enumerate(names, start=1):
+        if not models.get(name, {}).get("ok"):
+            models[name] = measure(name, ROOT / "engines" / "zoo" if arguments.keep else None)
+            write_json(RESULTS, {"tools": tools, "models": {n: models[n] for n in deployable() if n in models}})
+        print(f"{i:2} of {len(names)}  {name}  {'ok' if models[name]['ok'] else models[name]['error']}", flush=True)
+    failed = [name for name in names if not models[name]["ok"]]
+    print(f"{len(names) - len(failed)} of {len(names)} build in FP32 and FP16")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
