@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 Row = Sequence[object]
 
-_BUSY = 0.5
-"""Load for each core, averaged over a minute, above which other work disturbs a measurement."""
+_BUSY = 0.1
+"""Share of the processor, taken by others, above which a measurement is disturbed."""
 
 
 def table(headers: Sequence[str], rows: Sequence[Row]) -> str:
@@ -166,10 +166,10 @@ def benchmark(result: Benchmark) -> str:
 
 
 def _busy(result: Benchmark) -> str:
-    load, cores = result.load_before, result.environment["cores"]
-    if load <= _BUSY * cores:
+    if result.other_work <= _BUSY:
         return ""
-    return f"\n\nWarning: the machine was busy before this began (load {load:.1f} on {cores} cores). Do not quote it."
+    share = f"{100 * result.other_work:.0f} %"
+    return f"\n\nWarning: other work took {share} of the processor just before this. Do not quote these figures."
 
 
 def evaluation(result: Evaluation) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,8 @@ class Benchmark:
     skipped: tuple[Skipped, ...]
     marks: tuple[str, ...]
     environment: dict[str, Any]
-    load_before: float
-    """Of the machine, averaged over the minute before."""
+    other_work: float
+    """Share of the processor that others took just before, 0..1."""
     failure: FFNetDeployError | None
     """What the command ends with although there is a result."""
 
@@ -56,7 +57,7 @@ class Benchmark:
                 for item in self.latencies
             ],
             "skipped": [{"rung": s.rung.name, "reason": s.reason} for s in self.skipped],
-            "load_before": self.load_before,
+            "other_work": self.other_work,
             "environment": self.environment,
             "error": error_json(self.failure),
         }
@@ -87,7 +88,7 @@ def bench(
     graph = current_graph(workspace, name)
     rungs = ladder(workspace, graph)
     threads = runtimes.default_threads() if threads is None else threads
-    load = os.getloadavg()[0]
+    others = other_work()
     timed = (rungs.reference, *rungs.running)
     latencies = measure(
         timed,
@@ -107,9 +108,28 @@ def bench(
         skipped=rungs.skipped,
         marks=tuple(graph.record.marks),
         environment=environment(),
-        load_before=load,
+        other_work=others,
         failure=rungs.nothing_ran(),
     )
+
+
+def other_work(seconds: float = 0.5) -> float:
+    """Share of all cores that is busy while this process sleeps, 0..1; 0 where the system does not tell."""
+    before = _busy_and_total()
+    time.sleep(seconds)
+    after = _busy_and_total()
+    if before is None or after is None or after[1] == before[1]:
+        return 0.0
+    return (after[0] - before[0]) / (after[1] - before[1])
+
+
+def _busy_and_total() -> tuple[int, int] | None:
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text("utf-8").split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    idle = ticks[3] + ticks[4]  # waiting for a disk is no work
+    return sum(ticks) - idle, sum(ticks)
 
 
 def environment() -> dict[str, Any]:
