@@ -21,7 +21,7 @@ from typing import Any
 
 from ffnet_deploy import artifacts, pipeline
 from ffnet_deploy.artifacts import Record, Workspace, tool_versions, write_json
-from ffnet_deploy.zoo.specs import SPECS, deployable, find
+from ffnet_deploy.zoo.specs import costs, deployable, find
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "build_zoo.json"
@@ -97,7 +97,8 @@ def main() -> None:
     tools = tool_versions("torch", "onnx", "onnxscript", "onnxruntime-gpu", "tensorrt-rtx", "numpy")
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     models = kept.get("models", {}) if kept.get("tools") == tools and not arguments.again else {}
-    names = sorted(deployable(), key=lambda name: (SPECS[name].task, SPECS[name].output_stride == 4, len(name)))
+    # The cheap ones first: a failure common to all shows at once.
+    names = sorted(deployable(), key=lambda name: costs()[name].macs)
     for i, name in enumerate(names, start=1):
         if not models.get(name, {}).get("ok"):
             models[name] = measure(name, ROOT / "engines" / "zoo" if arguments.keep else None)
