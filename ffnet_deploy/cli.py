@@ -221,7 +221,7 @@ def build(
     ] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Build engines from the exported graph, and look at what was built."""
+    """Build engines from the exported graph."""
     from ffnet_deploy import pipeline
     from ffnet_deploy.runtimes.options import BatchProfile, EngineOptions
 
@@ -319,7 +319,10 @@ def inspect(
     json_file: Json = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Show what a file is, what made it, whether it is current, and the precision of its layers."""
+    """Show what a file is, and what is in it.
+
+    What made it, whether it is current, inputs and outputs, and the precision of its layers.
+    """
     from ffnet_deploy import pipeline
 
     with _json_errors(json_file, "inspect"):
@@ -329,7 +332,10 @@ def inspect(
 
 @app.command()
 def doctor() -> None:
-    """Show what this machine has, what each command can do here, and how to install what is missing."""
+    """Show what this machine can do.
+
+    Packages, driver and GPUs, what each command can do here, and how to install what is missing.
+    """
     from ffnet_deploy import pipeline
 
     _say(report.diagnosis(pipeline.doctor()))
@@ -339,7 +345,10 @@ def doctor() -> None:
 def demo(
     workspace: Annotated[Path, typer.Option("--workspace", metavar="DIR", help="Folder of the demo.")] = Path("demo"),
 ) -> None:
-    """Train a small model on synthetic streets and take it through every stage."""
+    """Take a small model through every stage.
+
+    It is really trained, for about two minutes, on synthetic streets; everything lies below one folder.
+    """
     from ffnet_deploy import demo as story
 
     with _progress() as progress:
