@@ -219,7 +219,10 @@ def _weights_file(workspace: Workspace, spec: ModelSpec, options: ExportOptions,
         try:
             fetch_weights(workspace, [spec.name], progress=progress)
         except WeightsError as error:
-            raise WeightsError(f"{str(error).rstrip('.')}. For latency work alone: --weights random") from error
+            raise WeightsError(
+                f"{str(error).rstrip('.')} (--from is of: ffnet-deploy weights fetch {spec.name}). Or name a file with "
+                "--weights FILE; for latency work alone: --weights random"
+            ) from error
     if not file.is_file():
         raise WeightsError(
             f"The archive {spec.archive}.zip holds no {spec.weights_file}. Name the file yourself with --weights FILE."
