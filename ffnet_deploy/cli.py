@@ -366,8 +366,7 @@ def _tell(text: str) -> None:
 
 def _tell_model(workspace: Workspace, name: str | None) -> None:
     """Say which model is meant where the user named none."""
-    newest = workspace.graphs()[:1]
-    if name is None and newest:
+    if name is None and (newest := workspace.graphs()[:1]):
         _tell(f"model: {newest[0][0].name.removesuffix('.onnx')} (exported last)")
 
 

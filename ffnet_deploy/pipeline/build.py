@@ -78,18 +78,14 @@ def build(
     for _, runtime in jobs if options.runtime != "auto" else jobs[:-1]:
         engine_options.check(options.engine, runtime)
     _check_ends(graph, options)
-    sources = {"fp32": graph}
-    if any(precision == "fp16" for precision, _ in jobs):
+    wanted = {precision for precision, _ in jobs}
+    sources = {"fp32": graph} if "fp32" in wanted else {}
+    if "fp16" in wanted:
         sources["fp16"] = half_graph(workspace, graph, options.keep_fp32, options.io, progress)
+    # Once for each precision: two runtimes build from the same file.
+    ready = {precision: _deployed(workspace, source, options) for precision, source in sources.items()}
     return [
-        _build_one(
-            workspace,
-            graph,
-            _deployed(workspace, sources[precision], options),
-            _Job(precision, runtime),
-            options,
-            progress,
-        )
+        _build_one(workspace, graph, ready[precision], _Job(precision, runtime), options, progress)
         for precision, runtime in jobs
     ]
 
