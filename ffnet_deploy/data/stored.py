@@ -1,0 +1,134 @@
+"""Where an image's bytes are: a file, a member of a zip or tar that is read in place, or bytes in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ffnet_deploy.errors import DataError
+
+
+class Stored(Protocol):
+    """Some bytes with a name; reading is safe from several threads at once. ``str()`` says where, for messages."""
+
+    def read(self) -> bytes:
+        """All the bytes.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        ...
+
+    def stamp(self) -> str:
+        """Changes when the bytes do, as far as that can be told without reading them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of its own."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise _unreadable(self, error) from error
+
+    def stamp(self) -> str:
+        return _stamp(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ZipMember:
+    """A member of a zip archive; each thread keeps the archive open once."""
+
+    archive: Path
+    member: str
+
+    def __str__(self) -> str:
+        return f"{self.archive}:{self.member}"
+
+    def read(self) -> bytes:
+        try:
+            return _opened(self.archive).read(self.member)
+        except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+            raise _unreadable(self, error) from error
+
+    def stamp(self) -> str:
+        info = _opened(self.archive).getinfo(self.member)
+        return f"{info.file_size}:{info.CRC:08x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A run of bytes inside a file, as a member of an uncompressed tar is."""
+
+    path: Path
+    member: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.member}"
+
+    def read(self) -> bytes:
+        try:
+            handle = os.open(self.path, os.O_RDONLY)
+            try:
+                data = os.pread(handle, self.size, self.offset)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise _unreadable(self, error) from error
+        if len(data) != self.size:
+            raise DataError(f"{self} is cut off ({len(data)} of {self.size} bytes are there). Copy the archive again.")
+        return data
+
+    def stamp(self) -> str:
+        return f"{self.offset}:{self.size}:{_stamp(self.path)}"
+
+
+def members(archive: Path) -> list[str]:
+    """Names of the files in a zip archive.
+
+    Raises:
+        DataError: it is no zip archive, or damaged.
+    """
+    try:
+        return [info.filename for info in _opened(archive).infolist() if not info.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{archive} cannot be read as a zip archive ({error}). Download it again.") from error
+
+
+_open = threading.local()
+
+
+def _opened(archive: Path) -> zipfile.ZipFile:
+    """This thread's handle of an archive: parsing the directory of thousands of members takes longer than a read."""
+    handles: dict[tuple[Path, str], zipfile.ZipFile] = _open.__dict__.setdefault("handles", {})
+    key = (archive, _stamp(archive))
+    if key not in handles:
+        handles[key] = zipfile.ZipFile(archive)
+    return handles[key]
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "absent"
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def _unreadable(what: Stored, error: Exception) -> DataError:
+    why = getattr(error, "strerror", None) or error
+    return DataError(f"{what} cannot be read ({why}). Check the disk and its permissions, or copy it again.")
