@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy import artifacts, demo_training, pipeline, report
+from ffnet_deploy import artifacts, demo_training, pipeline, report, report_accuracy
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data import scenes
 from ffnet_deploy.data.cityscapes import find_split
@@ -84,7 +84,7 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
 
     yield f"6/6  ffnet-deploy eval cityscapes --root {data}"
     scores = pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=data), progress)
-    yield report.evaluation(scores)
+    yield report_accuracy.evaluation(scores)
     yield f"{MODEL}, {MARK}, synthetic streets: the ladder\n\n{report.ladder(latency, scores)}"
 
 

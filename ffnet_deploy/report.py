@@ -172,25 +172,6 @@ def _busy(result: Benchmark) -> str:
     return f"\n\nWarning: other work took {share} of the processor just before this. Do not quote these figures."
 
 
-def evaluation(result: Evaluation) -> str:
-    """Score of every rung, IoU by class, and what could not run."""
-    rows = [
-        (rung.name, score.miou, None if i == 0 else result.drop(i), f"{score.agreement:.3f} %")
-        for i, (rung, score) in enumerate(zip(result.rungs, result.scores, strict=True))
-    ]
-    protocol = result.protocol
-    inside = f", {protocol.downsample} and stride 2 before the network" if protocol.downsample else ""
-    title = (
-        f"{result.model}: {result.title}\nlogits resized bilinearly (align_corners "
-        f"{str(protocol.align_corners).lower()}) to {_hw(protocol.size)}{inside}"
-    )
-    ious = [score.to_json()["iou"] for score in result.scores]
-    classes = [(name, *(iou[name] for iou in ious)) for name in ious[0]]
-    body = table(("rung", "mIoU", "drop", "agreement"), rows)
-    by_class = table(("IoU", *(rung.name for rung in result.rungs)), classes)
-    return f"{title}\n\n{body}\n\n{by_class}{skipped(result.skipped)}{_marked_line(result.marks)}"
-
-
 def inspection(result: Inspection) -> str:
     """What a file is: its kind, what made it, what is in it, precision by layer."""
     record = result.record
@@ -238,9 +219,10 @@ def diagnosis(result: Diagnosis) -> str:
 
 def ladder(bench: Benchmark, scored: Evaluation) -> str:
     """Every rung in one table: size, latency, speed-up, mIoU, drop; a rung that cannot run here says why."""
+    entries = scored.results.entries
     scores = {
-        rung.name: (score, scored.drop(i))
-        for i, (rung, score) in enumerate(zip(scored.rungs, scored.scores, strict=True))
+        entry.rung: (score.value, scored.drop(i))
+        for i, (entry, score) in enumerate(zip(entries, scored.scores, strict=True))
     }
     first = bench.latencies[0].median
     rows: list[Row] = [
@@ -250,8 +232,7 @@ def ladder(bench: Benchmark, scored: Evaluation) -> str:
             megabytes(item.rung.size),
             f"{item.median:.1f} ms",
             f"{first / item.median:.2f}x",
-            scores[item.rung.name][0].miou,
-            scores[item.rung.name][1],
+            *scores.get(item.rung.name, (None, None)),
             "",
         )
         for item in bench.latencies
@@ -259,17 +240,16 @@ def ladder(bench: Benchmark, scored: Evaluation) -> str:
     timed = {item.rung.name for item in bench.latencies}
     rows += [
         (
-            r.name,
-            r.precision,
-            megabytes(r.size),
+            entry.rung,
+            entry.precision,
+            megabytes(entry.bytes),
             None,
             None,
-            scores[r.name][0].miou,
-            scores[r.name][1],
+            *scores[entry.rung],
             "scored, never timed",
         )
-        for r in scored.rungs
-        if r.name not in timed
+        for entry in entries
+        if entry.rung not in timed
     ]
     rows += [
         (s.rung.name, s.rung.precision, megabytes(s.rung.size), None, None, None, None, f"built; {s.reason}")

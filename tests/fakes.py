@@ -25,6 +25,8 @@ SMALL_SHAPE = (1, 3, 64, 128)
 class FakeRunner:
     """Computes logits with a function of the image; counts its runs and pretends that each takes ``ms``."""
 
+    parallel = True
+
     def __init__(
         self,
         function: Callable[[np.ndarray], np.ndarray],

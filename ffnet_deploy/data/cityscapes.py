@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,21 +12,27 @@ from typing import NamedTuple
 import numpy as np
 
 from ffnet_deploy.data.images import decode
+from ffnet_deploy.data.stored import File, Stored, ZipMember, members
 from ffnet_deploy.errors import DataError
 
 CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
     "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
 )  # fmt: skip
-"""Names by train id. Source: cityscapesScripts @0bcc4a7 ``helpers/labels.py``, as are the two tables below."""
+"""Names by train id. Source: cityscapesScripts @0bcc4a7 ``helpers/labels.py``, as are the tables below."""
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Label id by train id."""
+CATEGORIES = {
+    "flat": (0, 1), "construction": (2, 3, 4), "object": (5, 6, 7), "nature": (8, 9), "sky": (10,),
+    "human": (11, 12), "vehicle": (13, 14, 15, 16, 17, 18),
+}  # fmt: skip
+"""Train ids by category."""
 _HIGHEST_ID = 33
 _UNKNOWN = 254
 IGNORED = 255
 
 _IMAGE_END = "_leftImg8bit.png"
-_LABEL_END = "_gtFine_labelIds.png"
+_LABEL_ENDS = {"label ids": "_gtFine_labelIds.png", "train ids": "_gtFine_labelTrainIds.png"}
 OFFICIAL_VAL = {"frankfurt": 267, "lindau": 59, "munster": 174}
 SIZE = (1024, 2048)
 
@@ -38,16 +45,29 @@ def _train_id_table() -> np.ndarray:
     return table
 
 
-_TRAIN_IDS = _train_id_table()
+def _identity_table() -> np.ndarray:
+    table = np.full(256, _UNKNOWN, np.uint8)
+    table[: len(LABEL_IDS)] = range(len(LABEL_IDS))
+    table[255] = IGNORED
+    return table
+
+
+_TABLES = {"label ids": _train_id_table(), "train ids": _identity_table()}
 
 
 class Sample(NamedTuple):
-    """One image and its labels, as files."""
+    """One image and its labels, wherever their bytes are."""
 
     name: str
     """``city/city_000000_000019``."""
-    image: Path
-    labels: Path
+    image: Stored
+    labels: Stored
+    values: str = "label ids"
+    """What the label image holds: ``label ids`` or ``train ids``."""
+
+    def stamp(self) -> str:
+        """Changes when one of the two does, as far as that can be told without reading them."""
+        return f"{self.image.stamp()} {self.labels.stamp()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +78,8 @@ class CityscapesSplit:
     samples: tuple[Sample, ...]
     official: bool
     """The published val set with its 500 images."""
+    layout: str = "folders, label ids"
+    """Where images and labels were found, and what the labels hold."""
 
     @property
     def title(self) -> str:
@@ -67,14 +89,21 @@ class CityscapesSplit:
 
 
 def find_split(root: Path, split: str = "val") -> CityscapesSplit:
-    """List a split of the official layout and hold it to completeness.
+    """List a split and hold it to completeness; nothing is unpacked or copied.
+
+    Images and labels are taken from ``leftImg8bit/SPLIT`` and ``gtFine/SPLIT``, from the same below
+    ``leftImg8bit_trainvaltest/`` and ``gtFine_trainvaltest/``, or from the two official zip archives of these names;
+    labels are ``*_labelIds.png`` or, where there are none, ``*_labelTrainIds.png``.
 
     Raises:
         DataError: no such folders, nothing in them, an image without labels or the reverse, or an official val
             with files missing.
     """
-    images = _files(root, root / "leftImg8bit" / split, _IMAGE_END)
-    labels = _files(root, root / "gtFine" / split, _LABEL_END)
+    pictures, here = _stored(root, "leftImg8bit", split)
+    truths, there = _stored(root, "gtFine", split)
+    values = next((v for v, end in _LABEL_ENDS.items() if any(n.endswith(end) for n in truths)), "label ids")
+    images = _named(pictures, here, _IMAGE_END)
+    labels = _named(truths, there, _LABEL_ENDS[values])
     for found, other, what in ((images, labels, "labels (gtFine)"), (labels, images, "image (leftImg8bit)")):
         lonely = sorted(found.keys() - other.keys())
         if lonely:
@@ -82,7 +111,7 @@ def find_split(root: Path, split: str = "val") -> CityscapesSplit:
                 f"{len(lonely)} of {len(found)} files below {root} have no {what}, first {found[lonely[0]]} "
                 "(every image needs its labels and the reverse). Copy what is missing from the data set."
             )
-    samples = tuple(Sample(name, images[name], labels[name]) for name in sorted(images))
+    samples = tuple(Sample(name, images[name], labels[name], values) for name in sorted(images))
     cities = {city: sum(s.name.startswith(f"{city}/") for s in samples) for city in OFFICIAL_VAL}
     official = split == "val" and any(cities.values())
     if official and (cities != OFFICIAL_VAL or len(samples) != sum(OFFICIAL_VAL.values())):
@@ -91,35 +120,57 @@ def find_split(root: Path, split: str = "val") -> CityscapesSplit:
             f"{root} is not the whole Cityscapes val: {have}, {len(samples)} images in all (500 were needed). "
             "Unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip again; put other images in another folder."
         )
-    return CityscapesSplit(root, samples, official)
+    where = dict.fromkeys("zip" if place.suffix == ".zip" else "folders" for place in (here, there))
+    return CityscapesSplit(root, samples, official, f"{' and '.join(where)}, {values}")
 
 
-def _files(root: Path, folder: Path, ending: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder} does not exist (the official layout leftImg8bit/val/CITY and gtFine/val/CITY was needed). "
-            f"Name the folder that holds leftImg8bit and gtFine with --root, not {root}."
-        )
-    files = [p for p in folder.glob("*/*") if not p.name.startswith(".")]
+def _stored(root: Path, kind: str, split: str) -> tuple[dict[str, Stored], Path]:
+    """The files ``CITY/NAME`` of a split, and the folder or archive that they are in."""
+    wrapper = root / f"{kind}_trainvaltest"
+    folders = (root / kind / split, wrapper / kind / split)
+    for folder in folders:
+        if folder.is_dir():
+            files = (p for p in folder.glob("*/*") if not p.name.startswith("."))
+            return {f"{p.parent.name}/{p.name}": File(p) for p in files}, folder
+    archive = wrapper.with_suffix(".zip")
+    if archive.is_file():
+        inside = re.compile(rf"(?:^|/){kind}/{split}/([^/]+/[^/.][^/]*)$")
+        matches = ((inside.search(member), member) for member in members(archive) if "__MACOSX" not in member)
+        return {found[1]: ZipMember(archive, member) for found, member in matches if found}, archive
+    raise DataError(
+        f"{folders[0]} does not exist (leftImg8bit/{split}/CITY and gtFine/{split}/CITY, or the archives "
+        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, were needed). "
+        f"Name the folder that holds leftImg8bit and gtFine with --root, not {root}."
+    )
+
+
+def _named(files: Mapping[str, Stored], place: Path, ending: str) -> dict[str, Stored]:
+    """The files with an ending, by the name before it."""
     _refuse_strangers(files, ending)
-    found = {f"{p.parent.name}/{p.name.removesuffix(ending)}": p for p in files if p.name.endswith(ending)}
+    found = {name.removesuffix(ending): stored for name, stored in files.items() if name.endswith(ending)}
     if not found:
-        raise DataError(
-            f"{folder} holds no CITY/*{ending} (the official names were needed). Unpack the data set there."
+        polygons = any(name.endswith("_gtFine_polygons.json") for name in files)
+        hint = (
+            "It has polygons alone: draw the label images with cityscapesScripts' csCreateTrainIdLabelImgs."
+            if polygons
+            else "Unpack the data set there."
         )
+        raise DataError(f"{place} holds no CITY/*{ending} (the official names were needed). {hint}")
     return found
 
 
-def _refuse_strangers(files: list[Path], ending: str) -> None:
+def _refuse_strangers(files: Mapping[str, Stored], ending: str) -> None:
     """Pictures whose names are nearly right would be missing from the set without a word.
 
     gtFine holds other pictures by right (colours, instances); leftImg8bit holds none.
     """
-    for path in sorted(files):
-        name = path.name.lower()
-        picture = name.endswith((".png", ".jpg", ".jpeg")) if ending == _IMAGE_END else name.endswith(ending.lower())
-        if picture and not path.name.endswith(ending):
-            raise DataError(f"{path} is not named as Cityscapes names it (…{ending} was needed). Rename or move it.")
+    for name in sorted(files):
+        lower = name.lower()
+        picture = lower.endswith((".png", ".jpg", ".jpeg")) if ending == _IMAGE_END else lower.endswith(ending.lower())
+        if picture and not name.endswith(ending):
+            raise DataError(
+                f"{files[name]} is not named as Cityscapes names it (…{ending} was needed). Rename or move it."
+            )
 
 
 class Loaded(NamedTuple):
@@ -141,35 +192,39 @@ def load(sample: Sample, size: tuple[int, int] = SIZE) -> Loaded:
     Raises:
         DataError: a file is damaged or of another size, or the labels have ids beyond the table.
     """
-    image = decode(sample.image, _read(sample.image), "RGB")
-    ids = decode(sample.labels, _read(sample.labels), "L")
-    for path, found in ((sample.image, image.shape[:2]), (sample.labels, ids.shape)):
+    return decoded(sample, sample.image.read(), sample.labels.read(), size)
+
+
+def decoded(sample: Sample, image_bytes: bytes, label_bytes: bytes, size: tuple[int, int] = SIZE) -> Loaded:
+    """The same from bytes that were read already."""
+    image = decode(sample.image, image_bytes, "RGB")
+    ids = decode(sample.labels, label_bytes, "L")
+    for where, found in ((sample.image, image.shape[:2]), (sample.labels, ids.shape)):
         if found != size:
             raise DataError(
-                f"{path} is {found[0]}x{found[1]} ({size[0]}x{size[1]} was needed: the protocol resizes nothing). "
+                f"{where} is {found[0]}x{found[1]} ({size[0]}x{size[1]} was needed: the protocol resizes nothing). "
                 "Use the original files of the data set."
             )
-    truth = _TRAIN_IDS[ids]
+    truth = np.take(_TABLES[sample.values], ids)
     if (truth == _UNKNOWN).any():
         strange = sorted({int(i) for i in np.unique(ids[truth == _UNKNOWN])})
+        highest = _HIGHEST_ID if sample.values == "label ids" else len(LABEL_IDS) - 1
         raise DataError(
-            f"{sample.labels} has label ids {strange[:8]} (0 to {_HIGHEST_ID} were needed). "
-            "Use *_gtFine_labelIds.png as published, not resized or coloured ones."
+            f"{sample.labels} has label ids {strange[:8]} (0 to {highest} were needed). "
+            f"Use *{_LABEL_ENDS[sample.values]} as published, not resized or coloured ones."
         )
     return Loaded(image, truth)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). Check the disk and its permissions.") from error
 
 
 def fingerprint(samples: tuple[Sample, ...]) -> Iterator[str]:
     """SHA-256 of each sample's name, image file and label file, in order."""
     for sample in samples:
-        digest = hashlib.sha256(sample.name.encode())
-        digest.update(hashlib.sha256(_read(sample.image)).digest())
-        digest.update(hashlib.sha256(_read(sample.labels)).digest())
-        yield digest.hexdigest()
+        yield sample_sha256(sample.name, sample.image.read(), sample.labels.read())
+
+
+def sample_sha256(name: str, image: bytes, labels: bytes) -> str:
+    """Hex SHA-256 of a sample's name and the SHA-256 of its two files."""
+    digest = hashlib.sha256(name.encode())
+    digest.update(hashlib.sha256(image).digest())
+    digest.update(hashlib.sha256(labels).digest())
+    return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -16,11 +15,11 @@ STD = (0.229, 0.224, 0.225)
 """Of RGB/255, from ImageNet: every FFNet was trained with them."""
 
 
-def decode(path: Path, data: bytes, mode: str) -> np.ndarray:
+def decode(path: object, data: bytes, mode: str) -> np.ndarray:
     """Decode an image.
 
     Args:
-        path: where the bytes come from, for messages.
+        path: where the bytes come from, for messages; a ``Stored`` or a path.
         data: a whole PNG file.
         mode: ``RGB`` gives uint8 (H, W, 3); ``L`` gives the stored values of an 8-bit label image, uint8 (H, W).
 
@@ -50,7 +49,36 @@ def normalise(image: np.ndarray) -> np.ndarray:
     """uint8 (H, W, 3) RGB to float32 (1, 3, H, W), about -2.1 to 2.6."""
     scale = np.float32(1) / (np.array(STD, np.float32) * 255)
     shift = np.array(MEAN, np.float32) / np.array(STD, np.float32)
-    return np.ascontiguousarray((image * scale - shift).transpose(2, 0, 1))[None]
+    planes = np.empty((1, 3, *image.shape[:2]), np.float32)
+    # A plane at a time: six times as fast as the whole image with its channels last.
+    for c, plane in enumerate(planes[0]):
+        np.multiply(image[:, :, c], scale[c], out=plane, dtype=np.float32)
+        plane -= shift[c]
+    return planes
+
+
+def halve(image: np.ndarray, how: str) -> np.ndarray:
+    """Half an image for a network that takes 512x1024.
+
+    Args:
+        image: uint8 (H, W, 3), H and W even.
+        how: ``blur``, what the ``_pre_down`` twin does inside and the weights were trained with; ``area``, the mean of
+            2x2 pixels (as OpenCV's INTER_AREA and INTER_LINEAR and PyTorch's bilinear give for a half); ``bilinear``,
+            PIL's, which smooths.
+
+    Returns:
+        float32 (1, 3, H/2, W/2), normalised.
+    """
+    if how == "blur":
+        return blur_and_halve(normalise(image))
+    height, width = image.shape[:2]
+    if how == "area":
+        pairs = normalise(image)
+        rows = pairs[:, :, 0::2] + pairs[:, :, 1::2]
+        return np.asarray((rows[..., 0::2] + rows[..., 1::2]) * np.float32(0.25))
+    assert how == "bilinear"
+    small = Image.fromarray(image).resize((width // 2, height // 2), Image.Resampling.BILINEAR)
+    return normalise(np.asarray(small))
 
 
 def blur_and_halve(image: np.ndarray) -> np.ndarray:

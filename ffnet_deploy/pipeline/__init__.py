@@ -6,10 +6,11 @@ from ffnet_deploy.pipeline.bench import Benchmark, bench, environment
 from ffnet_deploy.pipeline.build import BuildOptions, Built, build, plan
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
 from ffnet_deploy.pipeline.doctor import Diagnosis, doctor
-from ffnet_deploy.pipeline.evaluate import EvalOptions, Evaluation, evaluate_cityscapes
+from ffnet_deploy.pipeline.evaluate import EvalOptions, Evaluation, evaluate_cityscapes, evaluate_imagenet
 from ffnet_deploy.pipeline.export import RANDOM, Exported, ExportOptions, export
 from ffnet_deploy.pipeline.inspect import Inspection, inspect
 from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder
+from ffnet_deploy.pipeline.merge import merge
 from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
 
 __all__ = [
@@ -34,11 +35,13 @@ __all__ = [
     "environment",
     "error_json",
     "evaluate_cityscapes",
+    "evaluate_imagenet",
     "export",
     "fetch_weights",
     "inspect",
     "ladder",
     "list_models",
+    "merge",
     "plan",
     "quiet",
     "street_feeds",

@@ -1,17 +1,18 @@
-"""mIoU of the reference and of every rung that can run here."""
+"""Accuracy of the reference and of every rung that can run here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ffnet_deploy import artifacts, runtimes
-from ffnet_deploy.artifacts import Workspace
+from ffnet_deploy.artifacts import Workspace, hash_json
 from ffnet_deploy.errors import DataError, FFNetDeployError, GateError, MissingDependencyError, UsageError
 from ffnet_deploy.pipeline.bench import environment
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
@@ -19,61 +20,75 @@ from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder, ru
 from ffnet_deploy.runtimes import Rung
 
 if TYPE_CHECKING:
-    from ffnet_deploy.evaluate import Protocol, Score
+    from ffnet_deploy.data.cityscapes import CityscapesSplit
+    from ffnet_deploy.data.imagenet import ImageNetSet
+    from ffnet_deploy.evaluate.classification import ImageAnswer
+    from ffnet_deploy.evaluate.loop import Lanes, Stopwatch
+    from ffnet_deploy.evaluate.results import AnyScore, Entry, Part, Results
+    from ffnet_deploy.evaluate.segmentation import ImageCounts, Opened, Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Scores of the reference (first) and of every rung that could run, on one set."""
-
-    model: str
-    title: str
-    protocol: Protocol
-    rungs: tuple[Rung, ...]
-    scores: list[Score]
-    skipped: tuple[Skipped, ...]
-    marks: tuple[str, ...]
-    images_sha256: str
-    reference_reused: bool
-    threads: int
-    device: int | None
-    failure: FFNetDeployError | None
-
-    def drop(self, i: int) -> float:
-        """Points of mIoU that rung ``i`` is below the reference."""
-        return self.scores[0].miou - self.scores[i].miou
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        pairs = enumerate(zip(self.rungs, self.scores, strict=True))
-        return {
-            "schema": artifacts.SCHEMA,
-            "command": "eval cityscapes",
-            "model": self.model,
-            "set": self.title,
-            "images_sha256": self.images_sha256,
-            "protocol": asdict(self.protocol),
-            "marks": list(self.marks),
-            "reference_reused": self.reference_reused,
-            "threads": self.threads,
-            "rungs": [
-                {**rung_json(rung, self.device), **score.to_json(), "drop": self.drop(i)} for i, (rung, score) in pairs
-            ],
-            "skipped": [{"rung": s.rung.name, "reason": s.reason} for s in self.skipped],
-            "environment": environment(),
-            "error": error_json(self.failure),
-        }
+_MOST_IMAGES, _MOST_NETWORKS = 8, 4
+"""In work at once: more cores than these would help little, and every network in flight holds its activations."""
+_TOOLS = ("torch", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx", "numpy", "pillow")
 
 
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
-    """What ``eval cityscapes`` can be asked for."""
+    """What ``eval`` can be asked for."""
 
     root: Path
     only: tuple[str, ...] = ()
     device: int | None = None
-    align_corners: bool = False
     max_drop: float | None = None
+    limit: int | None = None
+    """The first images alone."""
+    shard: tuple[int, int] | None = None
+    """(I, N): every N-th image from the I-th on."""
+    resume: bool = False
+    threads: int | None = None
+    """Of the processor, for everything."""
+    at_once: int | None = None
+    """Images in work at a time."""
+    align_corners: tuple[bool, ...] = (False,)
+    """Cityscapes: of the final up-sampling; both are scored where both are named."""
+    downsample: str = "blur"
+    """Cityscapes: in front of models that take 512x1024."""
+    predictions: Path | None = None
+    """Cityscapes: folder for label maps."""
+    real_labels: Path | None = None
+    """ImageNet: the ReaL labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Results with their scores, and how they were come by."""
+
+    results: Results
+    scores: Sequence[AnyScore]
+    run: dict[str, Any]
+    """Threads, seconds by stage, whether reference and images were taken over; empty after a merge."""
+    failure: FFNetDeployError | None = None
+    """What the command ends with although there is a result."""
+    journal: Path | None = None
+    """What has been computed, image by image; kept until the result is in the user's hands."""
+
+    def delivered(self) -> None:
+        """Forget the journal."""
+        if self.journal:
+            self.journal.unlink(missing_ok=True)
+
+    def drop(self, i: int) -> float:
+        """Points that entry ``i`` is below the reference."""
+        return self.scores[self.results.references()[i]].value - self.scores[i].value
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values = self.results.to_json()
+        images = values.pop("images")
+        for i, (rung, score) in enumerate(zip(values["rungs"], self.scores, strict=True)):
+            rung.update({**score.to_json(), "drop": self.drop(i)})
+        # The images, which are long, come last.
+        return {**values, **self.run, "error": error_json(self.failure), "images": images}
 
 
 def evaluate_cityscapes(
@@ -82,64 +97,290 @@ def evaluate_cityscapes(
     """Score the reference and every rung that can run here by the published protocol.
 
     Raises:
-        UsageError: the model is no segmentation model, or an unknown rung was named.
+        UsageError: the model is no segmentation model, options do not fit, or an unknown rung was named.
         DataError: the set is absent, incomplete or damaged.
         ArtifactError: no current graph, or a damaged or stale engine.
-        EngineError, MissingDependencyError, WeightsError: a rung cannot be opened.
+        EngineError, MissingDependencyError, WeightsError: a rung cannot be opened, or gives no numbers.
     """
-    from ffnet_deploy import evaluate as evaluation
     from ffnet_deploy.data.cityscapes import find_split
+    from ffnet_deploy.evaluate import segmentation
 
     _check_options(options)
     graph = current_graph(workspace, name)
     if graph.spec.task != "segmentation":
-        raise UsageError(f"{graph.record.model} is a classification model. Name a segmentation model for Cityscapes.")
+        raise UsageError(f"{graph.record.model} is a classification model. Run: ffnet-deploy eval imagenet --root DIR")
     split = find_split(options.root)
-    protocol = _protocol(graph, options.align_corners)
+    protocol = _protocol(graph, options)
     rungs = _comparable(ladder(workspace, graph, options.only, emulated=True), graph, protocol, options.only)
-    threads = runtimes.default_threads()
-
-    progress("hashing the set", 0, None)
-    key = evaluation.reference_key(_identity(graph, options.device), split, protocol)
+    story = _Story(workspace, graph, rungs, options, progress)
     with ExitStack() as stack:
-        reference = evaluation.Reference(
-            lambda: runtimes.open_rung(rungs.reference, threads, options.device),
-            evaluation.LabelMaps(workspace.models / "reference", key, protocol.size),
+        reference = segmentation.Reference(
+            rungs.reference.name,
+            lambda: story.open_reference(stack),
+            workspace.models / "reference",
+            _identity(graph, options.device),
             protocol,
         )
-        stack.callback(reference.close)
-        # Several runtimes take turns in this process: idle threads that spin would slow the others.
-        opened = [
-            stack.enter_context(runtimes.open_rung(rung, threads, options.device, spinning=False))
-            for rung in rungs.running
-        ]
-        told = partial(progress, "evaluating")
-        scores = evaluation.evaluate(split, protocol, reference, opened, batch=graph.shape[0], progress=told)
-    if not scores[0].matrix.any():
+        opened = [story.open(stack, rung, _aligned(rung, protocol)) for rung in rungs.running]
+        job = segmentation.Job(protocol, reference, opened, graph.shape[0], story.watch, options.predictions)
+        by_name = {rung.name: rung for rung in (rungs.reference, *rungs.running)}
+        entries = tuple(story.entry(by_name[rung], align) for rung, align in job.entries())
+        part, samples = _part(split, options)
+
+        def current(line: ImageCounts) -> bool:
+            written = not job.predictions or all(p.is_file() for p in segmentation.prediction_paths(job, line.name))
+            return line.stamp == stamps[line.name] and written
+
+        stamps = {sample.name: sample.stamp() for sample in samples} if options.resume else {}
+        results = story.results(
+            "eval cityscapes", part, asdict(protocol), entries, samples,
+            work=lambda some: segmentation.count(job, some),
+            parse=segmentation.ImageCounts.from_json,
+            current=current,
+            partial=_PartialMiou(),
+        )  # fmt: skip
+    scores = results.scores()
+    if math.isnan(scores[0].value):
         raise DataError(
             f"No pixel of {options.root} counts: every label is one that Cityscapes ignores. Check the label files."
         )
-    result = Evaluation(
-        model=graph.stem,
-        title=split.title,
-        protocol=protocol,
-        rungs=(rungs.reference, *rungs.running),
-        scores=scores,
-        skipped=rungs.skipped,
-        marks=tuple(graph.record.marks),
-        images_sha256=key["images"],
-        reference_reused=reference.computed == 0,
-        threads=threads,
-        device=options.device,
-        failure=rungs.nothing_ran(),
-    )
-    return _gated(result, options.max_drop)
+    run = {**story.run(), "reference_reused": reference.computed == 0}
+    return gated(Evaluation(results, scores, run, rungs.nothing_ran(), story.journal), options.max_drop)
+
+
+def evaluate_imagenet(
+    workspace: Workspace, name: str | None, options: EvalOptions, progress: Progress = quiet
+) -> Evaluation:
+    """Top-1 and top-5 of the reference and of every rung that can run here, over all images of a set.
+
+    Raises:
+        As :func:`evaluate_cityscapes`; UsageError too for a segmentation model or a graph of another size.
+    """
+    from ffnet_deploy.data.imagenet import find_set
+    from ffnet_deploy.evaluate import classification
+
+    _check_options(options)
+    graph = current_graph(workspace, name)
+    if graph.spec.task != "classification":
+        raise UsageError(f"{graph.record.model} is a segmentation model. Run: ffnet-deploy eval cityscapes --root DIR")
+    if graph.shape[2:] != graph.spec.input_hw:
+        raise UsageError(
+            f"{graph.path.name} takes {graph.shape[2]}x{graph.shape[3]}, and the protocol crops to 224x224. "
+            f"Run: ffnet-deploy export {graph.record.model}"
+        )
+    found = find_set(options.root, real_labels=options.real_labels)
+    rungs = ladder(workspace, graph, options.only, emulated=True)
+    story = _Story(workspace, graph, rungs, options, progress)
+    with ExitStack() as stack:
+        opened = [story.open(stack, rung, ()) for rung in (rungs.reference, *rungs.running)]
+        job = classification.TopJob(opened, graph.shape[0], story.watch)
+        entries = tuple(story.entry(rung, None) for rung in (rungs.reference, *rungs.running))
+        part, samples = _part(found, options)
+        stamps = {sample.name: sample.source.stamp() for sample in samples} if options.resume else {}
+        protocol = {
+            "resize": 256, "crop": 224, "filter": "bilinear (PIL)",
+            "labels": "ReaL" if options.real_labels else "ILSVRC2012",
+        }  # fmt: skip
+        results = story.results(
+            "eval imagenet", part, protocol, entries, samples,
+            work=lambda some: classification.answer(job, some),
+            parse=classification.ImageAnswer.from_json,
+            current=lambda line: line.stamp == stamps[line.name],
+            partial=_PartialTop1(),
+        )  # fmt: skip
+    scores = results.scores()
+    if math.isnan(scores[0].value):
+        raise DataError(f"No image of {options.root} counts: none has a ReaL label. Score without --real-labels.")
+    return gated(Evaluation(results, scores, story.run(), rungs.nothing_ran(), story.journal), options.max_drop)
+
+
+class _Story:
+    """What both evaluations do alike: open rungs, loop over the set, keep a journal, tell how far they are."""
+
+    def __init__(
+        self, workspace: Workspace, graph: Graph, rungs: Ladder, options: EvalOptions, progress: Progress
+    ) -> None:
+        from ffnet_deploy.evaluate.loop import Stopwatch
+
+        self._workspace, self._graph, self._rungs, self._options = workspace, graph, rungs, options
+        self._progress = progress
+        self._threads = options.threads or runtimes.default_threads()
+        self._lanes = _lanes(self._threads, options.at_once)
+        self.watch: Stopwatch = Stopwatch()
+        self.journal: Path | None = None
+        self._seconds = 0.0
+        self._taken_over = 0
+
+    def open(self, stack: ExitStack, rung: Rung, align_corners: tuple[bool, ...]) -> Opened:
+        from ffnet_deploy.evaluate.segmentation import Opened
+
+        # A lane has few threads, or one: several images at once keep all cores busy, and none waits for another's
+        # slowest thread. Idle threads that spin would slow the other lanes.
+        per_lane = max(1, self._threads // self._lanes.networks)
+        runner = stack.enter_context(runtimes.open_rung(rung, per_lane, self._options.device, spinning=False))
+        return Opened(rung.name, runner, self._lanes.network if runner.parallel else Lock(), align_corners)
+
+    def open_reference(self, stack: ExitStack) -> tuple[Any, Any]:
+        opened = self.open(stack, self._rungs.reference, ())
+        return opened.runner, opened.gate
+
+    def entry(self, rung: Rung, align_corners: bool | None) -> Entry:
+        from ffnet_deploy.evaluate.results import Entry
+
+        values = rung_json(rung, self._options.device)
+        if rung is self._rungs.reference:
+            sha256 = self._graph.record.sources["weights"]["sha256"]
+        else:
+            assert rung.path is not None
+            sha256 = artifacts.load_record(rung.path, remedy="ffnet-deploy build", check=False).sha256
+        return Entry(**values, sha256=sha256, align_corners=align_corners)
+
+    def results(
+        self,
+        command: str,
+        part: Part,
+        protocol: dict[str, Any],
+        entries: tuple[Entry, ...],
+        samples: Sequence[Any],
+        *,
+        work: Callable[[Sequence[Any]], Sequence[Any]],
+        parse: Callable[[dict[str, Any]], Any],
+        current: Callable[[Any], bool],
+        partial: _PartialMiou | _PartialTop1,
+    ) -> Results:
+        """Loop over the samples, with the journal that belongs to this evaluation."""
+        from ffnet_deploy.evaluate.journal import Journal
+        from ffnet_deploy.evaluate.loop import run
+        from ffnet_deploy.evaluate.results import Results
+
+        record = self._graph.record
+        sources = {"graph": record.sha256, "weights": record.sources["weights"]["sha256"]}
+        key = {
+            "command": command,
+            "sources": sources,
+            "protocol": protocol,
+            "entries": [asdict(entry) for entry in entries],
+            "tools": artifacts.tool_versions(*_TOOLS),
+        }
+        started = time.monotonic()
+        with Journal(
+            self._workspace.engines / "unfinished", key, parse, resume=self._options.resume, current=current
+        ) as j:
+            self._taken_over = sum(sample.name in j.done for sample in samples)
+            if j.left and not self._options.resume:
+                self._progress(f"{len(j.left)} images of an interrupted run are there: --resume", 0, None)
+
+            def told(line: Any, done: int, total: int) -> None:  # noqa: ANN401 - a result of either kind
+                rate = (done - self._taken_over) / (time.monotonic() - started)
+                self._progress(f"evaluating, {rate:.2f} images/s, {partial.with_(line)} so far", done, total)
+
+            images = run(work, samples, batch=self._graph.shape[0], lanes=self._lanes, journal=j, told=told)
+            self.journal = j.path
+        self._seconds = time.monotonic() - started
+        return Results(
+            command=command,
+            model=self._graph.stem,
+            sources=sources,
+            part=part,
+            protocol=protocol,
+            entries=entries,
+            images=images,
+            skipped=tuple((s.rung.name, s.reason) for s in self._rungs.skipped),
+            marks=tuple(record.marks),
+        )
+
+    def run(self) -> dict[str, Any]:
+        """How the results were come by, as plain JSON values."""
+        return {
+            "threads": self._threads,
+            "images_at_once": self._lanes.images,
+            "networks_at_once": self._lanes.networks,
+            "seconds": self._seconds,
+            "stages_s": dict(self.watch.seconds),
+            "images_taken_over": self._taken_over,
+            "environment": environment(),
+        }
+
+
+class _PartialMiou:
+    """mIoU of the reference so far, for the progress line."""
+
+    def __init__(self) -> None:
+        self._matrix: Any = 0
+
+    def with_(self, line: ImageCounts) -> str:
+        import numpy as np
+
+        from ffnet_deploy import metrics
+
+        self._matrix = self._matrix + line.matrices[0]
+        return f"mIoU {100 * np.nanmean(metrics.iou(self._matrix)):.1f}" if self._matrix.any() else "no pixel"
+
+
+class _PartialTop1:
+    """Top-1 of the reference so far, for the progress line."""
+
+    def __init__(self) -> None:
+        self._right = self._count = 0
+
+    def with_(self, line: ImageAnswer) -> str:
+        self._right += int(line.best[0, 0]) in line.truth
+        self._count += bool(line.truth)
+        return f"top-1 {100 * self._right / max(1, self._count):.1f}"
+
+
+def _lanes(threads: int, at_once: int | None) -> Lanes:
+    from ffnet_deploy.evaluate.loop import Lanes
+
+    images = min(threads, _MOST_IMAGES) if at_once is None else at_once
+    return Lanes(images, min(images, threads, _MOST_NETWORKS))
+
+
+def _part(found: CityscapesSplit | ImageNetSet, options: EvalOptions) -> tuple[Part, Sequence[Any]]:
+    """The samples to score, and what they are a part of."""
+    from ffnet_deploy.evaluate.results import Part
+
+    samples: Sequence[Any] = found.samples
+    if options.limit is not None and options.limit > len(samples):
+        raise DataError(
+            f"--limit {options.limit} asks for more than the {len(samples)} images of {options.root}. "
+            "Leave it out for all of them."
+        )
+    samples = samples[: options.limit]
+    names = hash_json([sample.name for sample in samples])
+    part = Part(found.title, found.layout, names, len(samples), options.limit, options.shard)
+    if options.shard:
+        number, of = options.shard
+        if of > len(samples):
+            raise UsageError(f"--shard {number}/{of} leaves shards of {len(samples)} images empty. Make fewer shards.")
+        samples = samples[number - 1 :: of]
+    return part, samples
 
 
 def _check_options(options: EvalOptions) -> None:
-    if options.max_drop is not None and not (math.isfinite(options.max_drop) and options.max_drop >= 0):
-        raise UsageError(f"--max-drop {options.max_drop} is no gate (points of mIoU, 0 or more, were needed). Say: 0.5")
+    if options.max_drop is not None:
+        check_gate(options.max_drop)
+        if options.shard:
+            raise UsageError("--max-drop judges a whole set, not a shard. Give it to: ffnet-deploy eval merge")
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit {options.limit} scores nothing (1 or more was needed). Leave it out for all images.")
+    if options.shard and not 1 <= options.shard[0] <= options.shard[1]:
+        number, of = options.shard
+        raise UsageError(f"--shard {number}/{of} does not exist (I/N with I from 1 to N was needed). Say: --shard 1/4")
+    for flag, value in (("--threads", options.threads), ("--images-at-once", options.at_once)):
+        if value is not None and not 1 <= value <= 256:
+            raise UsageError(f"{flag} {value} makes no sense (1 to 256 were needed). Leave it out.")
     runtimes.check_device(options.device)
+
+
+def check_gate(max_drop: float) -> None:
+    """Hold ``--max-drop`` to a number of points.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not (math.isfinite(max_drop) and max_drop >= 0):
+        raise UsageError(f"--max-drop {max_drop} is no gate (points, 0 or more, were needed). Say: 0.5")
 
 
 def _identity(graph: Graph, device: int | None) -> dict[str, Any]:
@@ -153,6 +394,11 @@ def _identity(graph: Graph, device: int | None) -> dict[str, Any]:
     }
 
 
+def _aligned(rung: Rung, protocol: Protocol) -> tuple[bool, ...]:
+    """An engine that gives labels has made its choice of the up-sampling; logits are scored with all that are asked."""
+    return (rung.ends.align_corners,) if rung.ends.labels_out else protocol.align_corners
+
+
 def _comparable(rungs: Ladder, graph: Graph, protocol: Protocol, only: Sequence[str]) -> Ladder:
     """Leave out, with the reason, the rungs whose ends do not fit the protocol."""
     running, skipped = [], list(rungs.skipped)
@@ -161,37 +407,43 @@ def _comparable(rungs: Ladder, graph: Graph, protocol: Protocol, only: Sequence[
         scored = f"{protocol.size[0]}x{protocol.size[1]}"
         if (rung.ends.image_in or rung.ends.labels_out) and size != scored:
             skipped.append(Skipped(rung, f"its image or labels are {size}, and the protocol scores {scored}"))
-        elif rung.ends.labels_out and rung.ends.align_corners != protocol.align_corners:
+        elif rung.ends.labels_out and rung.ends.align_corners not in protocol.align_corners:
             inside = str(rung.ends.align_corners).lower()
             skipped.append(Skipped(rung, f"it up-samples with align_corners {inside} inside"))
         else:
             running.append(rung)
     if only and len(skipped) > len(rungs.skipped):
         raise MissingDependencyError(f"{skipped[-1]}. Leave it out.")
-    return Ladder(rungs.reference, tuple(running), tuple(skipped))
+    return Ladder(rungs.reference, tuple(running), tuple(skipped), rungs.reference_alone)
 
 
-def _protocol(graph: Graph, align_corners: bool) -> Protocol:
-    from ffnet_deploy.evaluate import Protocol
+def _protocol(graph: Graph, options: EvalOptions) -> Protocol:
+    from ffnet_deploy.evaluate.segmentation import Protocol
 
     _, _, height, width = graph.shape
     if graph.spec.pre_down_twin:
-        return Protocol((2 * height, 2 * width), "blur", align_corners)
-    return Protocol((height, width), None, align_corners)
+        return Protocol((2 * height, 2 * width), options.downsample, options.align_corners)
+    if options.downsample != "blur":
+        raise UsageError(
+            f"{graph.record.model} takes the whole image, so --downsample {options.downsample} means nothing. "
+            "Leave it out."
+        )
+    return Protocol((height, width), None, options.align_corners)
 
 
-def _gated(result: Evaluation, max_drop: float | None) -> Evaluation:
+def gated(result: Evaluation, max_drop: float | None) -> Evaluation:
+    """Fail a result that drops further than was allowed; a failure that is there already stays."""
     if max_drop is None or result.failure:
         return result
     beyond = [
-        f"{rung.name} drops {result.drop(i):.3f}"
-        for i, rung in enumerate(result.rungs)
-        if i and not result.drop(i) <= max_drop
+        f"{entry.rung} drops {result.drop(i):.3f}"
+        for i, entry in enumerate(result.results.entries)
+        if not result.drop(i) <= max_drop
     ]
     if not beyond:
         return result
     failure = GateError(
-        f"{'; '.join(beyond)} points of mIoU (at most {max_drop:g} was allowed). "
-        "Look at the classes above, or allow more with --max-drop."
+        f"{'; '.join(beyond)} points (at most {max_drop:g} was allowed). "
+        "Look at the figures above, or allow more with --max-drop."
     )
     return replace(result, failure=failure)

@@ -47,6 +47,8 @@ class Runner(Protocol):
 
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
+    parallel: bool
+    """Whether several threads may call it at once."""
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """Compute once, from and to host arrays of exactly the shapes and dtypes of ``inputs`` and ``outputs``."""

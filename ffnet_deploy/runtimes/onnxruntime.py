@@ -28,6 +28,8 @@ _ERRORS_ONLY = 3
 class OnnxRuntimeRunner:
     """Runs a graph with ONNX Runtime on the CPU."""
 
+    parallel = True
+
     def __init__(self, model: Path | bytes, *, threads: int, spinning: bool = True) -> None:
         """Load a graph.
 

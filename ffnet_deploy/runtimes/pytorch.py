@@ -47,6 +47,7 @@ class PyTorchRunner:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device("cpu" if device is None else f"cuda:{device}")
+        self.parallel = device is None
         self._module = module.to(self._device)
         with torch.inference_mode():
             out = self._module(torch.zeros(shape, device=self._device))

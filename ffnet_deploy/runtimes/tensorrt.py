@@ -210,6 +210,8 @@ class TensorRTBuilder:
 class TensorRTRunner:
     """Runs an engine on a GPU; make it in a ``Worker``."""
 
+    parallel = False
+
     def __init__(self, runtime: Runtime, engine: Path, *, device: int = 0) -> None:
         """Load an engine and give it a context, a stream and device buffers.
 

@@ -1,0 +1,1 @@
+"""Accuracy of the reference and of every rung: on the same decoded images, several of them in work at a time."""

@@ -1,0 +1,106 @@
+"""What an evaluation has done so far, one line an image, so that a killed run can go on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from ffnet_deploy.artifacts import hash_json
+from ffnet_deploy.errors import ArtifactError
+
+
+class Line(Protocol):
+    """A result that can be written down."""
+
+    @property
+    def name(self) -> str: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+R = TypeVar("R", bound=Line)
+
+
+class Journal(Generic[R]):
+    """A file of results, named after all that they depend on; a context manager that holds it against other runs.
+
+    A line counts when it is whole: a kill in the middle of one costs that image alone.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        key: dict[str, Any],
+        parse: Callable[[dict[str, Any]], R],
+        *,
+        resume: bool,
+        current: Callable[[R], bool] = lambda _result: True,
+    ) -> None:
+        """Open the file that belongs to ``key``.
+
+        Args:
+            folder: of all such files.
+            key: engines, protocol, set: whatever the results depend on.
+            parse: a result from its JSON.
+            resume: take over what is there; else begin anew.
+            current: whether a result still holds, for instance because the image is unchanged.
+
+        Raises:
+            ArtifactError: another process evaluates the same, or the folder cannot be written.
+        """
+        self.path = folder / f"{hash_json(key)[:16]}.jsonl"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab+")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise ArtifactError(
+                "The same evaluation runs in another process. Wait for it, then run this again."
+            ) from error
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.path} cannot be written ({error.strerror}). Free or unlock the folder."
+            ) from error
+        # Without ``resume`` the old lines stay, too: they are as true as before, and of two lines the later one counts.
+        self.left = {result.name: result for result in self._read(parse)}
+        """Results that earlier runs left, whether or not they are taken over."""
+        self.done = {name: result for name, result in self.left.items() if current(result)} if resume else {}
+
+    def _read(self, parse: Callable[[dict[str, Any]], R]) -> Iterator[R]:
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            whole += len(line)
+            try:
+                yield parse(json.loads(line))
+            except (ValueError, LookupError, TypeError):
+                # Damaged on the disk: that image is computed again.
+                continue
+        self._file.truncate(whole)
+
+    def add(self, result: R) -> None:
+        """Append a result.
+
+        Raises:
+            ArtifactError: the disk is full.
+        """
+        try:
+            self._file.write((json.dumps(result.to_json(), separators=(",", ":")) + "\n").encode())
+            self._file.flush()
+        except OSError as error:
+            raise ArtifactError(
+                f"{self.path} cannot be written ({error.strerror}). Free the disk, then run this again with --resume."
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
