@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffnet_deploy.pipeline.bench import Benchmark, bench, environment
+from ffnet_deploy.pipeline.bench import Benchmark, bench, environment, other_work
 from ffnet_deploy.pipeline.build import BuildOptions, Built, build, plan
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
 from ffnet_deploy.pipeline.doctor import Diagnosis, doctor
@@ -42,6 +42,7 @@ __all__ = [
     "ladder",
     "list_models",
     "merge",
+    "other_work",
     "plan",
     "quiet",
     "street_feeds",

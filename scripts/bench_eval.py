@@ -1,0 +1,204 @@
+"""How fast evaluation is: against a plain serial loop and against inference alone, interleaved; and its memory.
+
+Four contenders with a process each take turns on the same images and the same cores: the network alone on inputs that
+are ready; a serial loop as one would write it; ours, with the reference's label maps already on disk. Ratios count, not
+times. Results go to docs/measurements/bench_eval.json.
+
+Run: make bench-eval
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ffnet_deploy import pipeline, runtimes
+from ffnet_deploy.artifacts import Workspace, write_json
+from ffnet_deploy.data.cityscapes import LABEL_IDS, Sample, find_split
+from ffnet_deploy.data.images import MEAN, STD
+from ffnet_deploy.data.scenes import write_cityscapes
+from ffnet_deploy.runtimes.base import Worker
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "measurements" / "bench_eval.json"
+MODEL = "segmentation_ffnet46NS_CCC_mobile_pre_down"
+IMAGES = 8
+
+
+class Alone:
+    """The network alone, on inputs that are ready."""
+
+    def __init__(self, engine: Path, root: Path, threads: int) -> None:
+        """Load the engine and prepare the inputs."""
+        from ffnet_deploy.data.cityscapes import load
+        from ffnet_deploy.data.images import normalise
+        from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+        self._runner = OnnxRuntimeRunner(engine, threads=threads)
+        self._feeds = [{"image": normalise(load(sample).image)} for sample in find_split(root).samples[:4]]
+
+    def seconds(self, images: int) -> float:
+        start = time.perf_counter()
+        for i in range(images):
+            self._runner(self._feeds[i % len(self._feeds)])
+        return time.perf_counter() - start
+
+
+class Serial:
+    """The loop that one would write: one image after the other, one step after the other."""
+
+    def __init__(self, engine: Path, root: Path, threads: int) -> None:
+        """Load the engine."""
+        import onnxruntime as ort
+        import torch
+
+        torch.set_num_threads(threads)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
+        self._samples = find_split(root).samples
+        self._table = np.full(256, 255, np.uint8)
+        self._table[list(LABEL_IDS)] = range(len(LABEL_IDS))
+        self.matrix = np.zeros((19, 19), np.int64)
+
+    def seconds(self, images: int) -> float:
+        start = time.perf_counter()
+        for i in range(images):
+            self._one(self._samples[i % len(self._samples)])
+        return time.perf_counter() - start
+
+    def _one(self, sample: Sample) -> None:
+        import torch
+        from torch.nn import functional as F
+
+        rgb = np.asarray(Image.open(str(sample.image)).convert("RGB"))
+        image = (rgb.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+        feed = np.ascontiguousarray(image.transpose(2, 0, 1)[None])
+        logits = self._session.run(None, {"image": feed})[0]
+        full = F.interpolate(torch.from_numpy(logits), size=rgb.shape[:2], mode="bilinear", align_corners=False)
+        labels = full.argmax(dim=1)[0].numpy()
+        truth = self._table[np.asarray(Image.open(str(sample.labels)))]
+        counted = truth < 19
+        pairs = 19 * truth[counted].astype(np.int64) + labels[counted]
+        self.matrix += np.bincount(pairs, minlength=361).reshape(19, 19)
+
+
+class Ours:
+    """What ``eval`` does, with the reference's label maps on disk."""
+
+    def __init__(self, workspace: Path, root: Path, threads: int, rung: str) -> None:
+        """Remember what to evaluate."""
+        self._workspace = Workspace(workspace)
+        self._options = pipeline.EvalOptions(root=root, only=(rung,), threads=threads)
+
+    def evaluate(self, images: int) -> dict[str, Any]:
+        """Seconds of the loop and of its stages; the session's opening is not in them."""
+        from dataclasses import replace
+
+        result = pipeline.evaluate_cityscapes(self._workspace, MODEL, replace(self._options, limit=images))
+        result.delivered()
+        return result.run
+
+    def peak_bytes(self) -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def prepare(folder: Path) -> Path:
+    """A set and a workspace with engines; returns the set's root."""
+    root = folder / "cityscapes"
+    write_cityscapes(root, "val", {"benchville": 3 * IMAGES}, seed=3)
+    workspace = Workspace(folder)
+    demo = ROOT / "demo" / "weights" / "ffnet46NS_CCC_demo.pth"
+    # The same network with the blur inside: trained weights give label maps like real ones, random ones give noise.
+    weights: Path | str = demo if demo.exists() else pipeline.RANDOM
+    pipeline.export(workspace, MODEL, pipeline.ExportOptions(weights=weights, offline=True))
+    pipeline.build(workspace, MODEL, pipeline.BuildOptions(("fp32",), "onnxruntime"))
+    pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=root, only=("onnxruntime",))).delivered()
+    return root
+
+
+def measure(folder: Path, root: Path, rounds: int, threads: int, precision: str) -> dict[str, Any]:
+    """Let the contenders take turns."""
+    engine = Workspace(folder).engine(MODEL, precision, "onnxruntime")
+    taken: dict[str, list[float]] = {"inference alone": [], "serial": [], "ours": []}
+    stages: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        alone = stack.enter_context(Worker("inference alone", Alone, engine, root, threads))
+        serial = stack.enter_context(Worker("the serial loop", Serial, engine, root, threads))
+        ours = stack.enter_context(Worker("ours", Ours, folder, root, threads, f"onnxruntime {precision}"))
+        for turn in range(rounds + 1):
+            seconds = {
+                "inference alone": alone.call("seconds", IMAGES),
+                "serial": serial.call("seconds", IMAGES),
+            }
+            run = ours.call("evaluate", IMAGES)
+            seconds["ours"] = run["seconds"]
+            if turn == 0:
+                continue  # warm-up
+            for name, value in seconds.items():
+                taken[name].append(value / IMAGES)
+            for stage, value in run["stages_s"].items():
+                stages.setdefault(stage, []).append(value / IMAGES)
+            print(
+                f"round {turn}: " + ", ".join(f"{n} {1000 * v / IMAGES:.0f} ms" for n, v in seconds.items()), flush=True
+            )
+    ratio = [o / a for o, a in zip(taken["ours"], taken["inference alone"], strict=True)]
+    faster = [s / o for s, o in zip(taken["serial"], taken["ours"], strict=True)]
+    return {
+        "ms_per_image": {name: 1000 * statistics.median(values) for name, values in taken.items()},
+        "ours_over_inference_alone": statistics.median(ratio),
+        "serial_over_ours": statistics.median(faster),
+        "rounds": [{name: values[i] for name, values in taken.items()} for i in range(rounds)],
+        "stages_ms_per_image": {stage: 1000 * statistics.median(values) for stage, values in stages.items()},
+    }
+
+
+def memory(folder: Path, root: Path, threads: int, counts: Sequence[int]) -> dict[str, int]:
+    """Peak resident memory of an evaluation of so many images, in a process each."""
+    peaks = {}
+    for count in counts:
+        with Worker("memory", Ours, folder, root, threads, "onnxruntime fp32") as worker:
+            worker.call("evaluate", count)
+            peaks[str(count)] = worker.call("peak_bytes")
+    return peaks
+
+
+def main() -> None:
+    """Measure, print, and keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    threads = runtimes.default_threads()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root = prepare(folder)
+        precisions = [p for p in ("fp32", "int8") if Workspace(folder).engine(MODEL, p, "onnxruntime").exists()]
+        result: dict[str, Any] = {
+            "model": MODEL,
+            "images": IMAGES,
+            "threads": threads,
+            "other_work": pipeline.other_work(),
+            "environment": pipeline.environment(),
+            "engine_bytes": Workspace(folder).engine(MODEL, "fp32", "onnxruntime").stat().st_size,
+        }
+        for precision in precisions:
+            print(f"onnxruntime {precision}, {threads} threads", flush=True)
+            result[precision] = measure(folder, root, arguments.rounds, threads, precision)
+        result["peak_bytes"] = memory(folder, root, threads, (4, 3 * IMAGES))
+    write_json(RESULTS, result)
+    print(json.dumps({k: v for k, v in result.items() if k != "environment"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
