@@ -95,9 +95,25 @@ def blur_and_halve(image: np.ndarray) -> np.ndarray:
 
     Source: FFNet @2291ae7 ``ffnet_blocks.py`` (the blur), issue 2 of this project (the two extra columns).
     """
-    height, width = image.shape[-2:]
+    count, channels, height, width = image.shape
     padded = np.pad(image, ((0, 0), (0, 0), (1, 2), (0, 3)), mode="reflect")
+    halved = np.empty((count, channels, height // 2, width // 2), np.float32)
+    for plane, out in zip(padded.reshape(-1, *padded.shape[2:]), halved.reshape(-1, *halved.shape[2:]), strict=True):
+        for top in range(0, height // 2, _BLUR_ROWS):
+            bottom = min(top + _BLUR_ROWS, height // 2)
+            rows = _weighted([plane[2 * top + k : 2 * bottom + k : 2] for k in range(len(BLUR_TAPS))])
+            out[top:bottom] = _weighted([rows[:, k : k + width : 2] for k in range(len(BLUR_TAPS))])
+    return halved
+
+
+_BLUR_ROWS = 32
+"""Output rows at a time: what lies between the two passes then stays in a core's second-level cache."""
+
+
+def _weighted(shifted: list[np.ndarray]) -> np.ndarray:
+    """The sum of the kernel's taps times as many shifted views."""
     taps = np.array(BLUR_TAPS, np.float32)
-    rows = sum(taps[k] * padded[:, :, k : k + height : 2] for k in range(len(taps)))
-    halved = sum(taps[k] * rows[:, :, :, k : k + width : 2] for k in range(len(taps)))
-    return np.ascontiguousarray(halved, dtype=np.float32)
+    total = taps[0] * shifted[0]
+    for tap, values in zip(taps[1:], shifted[1:], strict=True):
+        total += tap * values
+    return np.asarray(total)
