@@ -368,6 +368,7 @@ def eval_cityscapes(
             align_corners={"false": (False,), "true": (True,), "auto": (False, True)}[align_corners.value],
             downsample=downsample.value,
             predictions=save_predictions,
+            tell=_tell,
         )
         failure = _evaluate(pipeline.evaluate_cityscapes, name, options, json_file, workspace)
     if failure:
@@ -412,6 +413,7 @@ def eval_imagenet(
             threads=threads,
             at_once=images_at_once,
             real_labels=real_labels,
+            tell=_tell,
         )
         failure = _evaluate(pipeline.evaluate_imagenet, name, options, json_file, workspace)
     if failure:

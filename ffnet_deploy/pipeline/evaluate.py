@@ -57,6 +57,8 @@ class EvalOptions:
     """Cityscapes: folder for label maps."""
     real_labels: Path | None = None
     """ImageNet: the ReaL labels."""
+    tell: Callable[[str], None] = lambda _text: None
+    """Gets what the user should know before the work begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def evaluate_cityscapes(
 
         def current(line: ImageCounts) -> bool:
             written = not job.predictions or all(p.is_file() for p in segmentation.prediction_paths(job, line.name))
-            return line.stamp == stamps[line.name] and written
+            return line.stamp == stamps.get(line.name) and written
 
         stamps = {sample.name: sample.stamp() for sample in samples} if options.resume else {}
         results = story.results(
@@ -185,7 +187,7 @@ def evaluate_imagenet(
             "eval imagenet", part, protocol, entries, samples,
             work=lambda some: classification.answer(job, some),
             parse=classification.ImageAnswer.from_json,
-            current=lambda line: line.stamp == stamps[line.name],
+            current=lambda line: line.stamp == stamps.get(line.name),
             partial=_PartialTop1(),
         )  # fmt: skip
     scores = results.scores()
@@ -260,6 +262,8 @@ class _Story:
             "sources": sources,
             "protocol": protocol,
             "entries": [asdict(entry) for entry in entries],
+            # Shards may be computed at the same time, each with a journal of its own.
+            "part": asdict(part),
             "tools": artifacts.tool_versions(*_TOOLS),
         }
         started = time.monotonic()
@@ -268,7 +272,10 @@ class _Story:
         ) as j:
             self._taken_over = sum(sample.name in j.done for sample in samples)
             if j.left and not self._options.resume:
-                self._progress(f"{len(j.left)} images of an interrupted run are there: --resume", 0, None)
+                self._options.tell(
+                    f"{len(j.left)} of {len(samples)} images of an interrupted run are kept: stop this and add --resume "
+                    "to go on from there"
+                )
 
             def told(line: Any, done: int, total: int) -> None:  # noqa: ANN401 - a result of either kind
                 rate = (done - self._taken_over) / (time.monotonic() - started)
