@@ -273,8 +273,8 @@ class _Story:
             self._taken_over = sum(sample.name in j.done for sample in samples)
             if j.left and not self._options.resume:
                 self._options.tell(
-                    f"{len(j.left)} of {len(samples)} images of an interrupted run are kept: stop this and add --resume "
-                    "to go on from there"
+                    f"{len(j.left)} of {len(samples)} images of an interrupted run are kept: stop this and add "
+                    "--resume to go on from there"
                 )
 
             def told(line: Any, done: int, total: int) -> None:  # noqa: ANN401 - a result of either kind
