@@ -314,6 +314,34 @@ def eval_cityscapes(
 
 
 @app.command()
+def verify(
+    name: OptionalName = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="PNG or JPEG images; left out: two synthetic streets.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Images of DIR at most; left out: 8.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Compare inner tensors too.")] = False,
+    json_file: Json = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Compare every rung with PyTorch on the same images.
+
+    Names the first rung that breaks, and with --layers where in the network it starts.
+    """
+    from ffnet_deploy import pipeline
+
+    with _json_errors(json_file, "verify"):
+        space = _space(workspace)
+        _tell_model(space, name)
+        with _progress() as progress:
+            result = pipeline.verify_ladder(space, name, pipeline.VerifyOptions(images, limit, layers), progress)
+        _deliver(json_file, result.to_json(), report.verification(result))
+        failure = result.failure
+    if failure:
+        raise failure
+
+
+@app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A graph, an engine or a weight file.")],
     json_file: Json = None,

@@ -10,6 +10,7 @@ from ffnet_deploy.pipeline.evaluate import EvalOptions, Evaluation, evaluate_cit
 from ffnet_deploy.pipeline.export import RANDOM, Exported, ExportOptions, export
 from ffnet_deploy.pipeline.inspect import Inspection, inspect
 from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder
+from ffnet_deploy.pipeline.verify import Verified, VerifyOptions, verify_ladder
 from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "Ladder",
     "Progress",
     "Skipped",
+    "Verified",
+    "VerifyOptions",
     "bench",
     "build",
     "current_graph",
@@ -42,4 +45,5 @@ __all__ = [
     "plan",
     "quiet",
     "street_feeds",
+    "verify_ladder",
 ]
