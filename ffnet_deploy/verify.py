@@ -89,7 +89,7 @@ def verify(reference: Runner, other: Runner, feeds: Iterable[Feeds], tolerance: 
 def beyond(found: Agreement, tolerance: Tolerance) -> list[str]:
     """What of an agreement is beyond a tolerance, and by how much; empty if nothing is."""
     return [
-        f"{name} {value:.3g} ({sign} {limit:g} was needed)"
+        f"{name} {value:.5g} ({sign} {limit:g} was needed)"
         for name, value, sign, limit, good in (
             ("largest difference", found.max_difference, "at most", tolerance.max_difference,
              found.max_difference <= tolerance.max_difference),
