@@ -39,13 +39,14 @@ FP16 = Tolerance(
 """A sanity check on random and trained weights alike: an overflow is far beyond it, rounding far within."""
 
 INT8 = Tolerance(
-    max_difference=5.0,
-    mean_difference=0.3,
+    max_difference=2.5,
+    mean_difference=0.25,
     equal=0.85,
     missed="The INT8 graph does not compute what the FP32 graph does",
     remedy="Calibrate again, or keep the worst layers in FP16.",
 )
-"""Generous: 256 levels lose what a network can lose and still be the same network. TOLERANCE_NOTE"""
+"""A sanity check, some four times what the plainest quantiser (ONNX Runtime's, symmetric, by maximum) did to trained demo
+weights and to random ones: at most 0.52, 0.065 and 5.6 % other labels. Whether INT8 is good enough is for eval to say."""
 
 TOLERANCES = {"fp32": Tolerance(), "fp16": FP16, "int8": INT8}
 """By a rung's precision."""

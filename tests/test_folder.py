@@ -43,7 +43,7 @@ def test_a_limit_spreads_over_the_folder(tmp_path: Path) -> None:
 def test_the_label_maps_of_cityscapes_are_no_photographs(tmp_path: Path) -> None:
     write_cityscapes(tmp_path, "val", {"eichenfurt": 2}, seed=0, size=SIZE)
     assert {path.relative_to(tmp_path).parts[0] for path in find_pictures(tmp_path, 8)} == {"leftImg8bit"}
-    with pytest.raises(DataError, match="kind L .8-bit RGB was needed"):
+    with pytest.raises(DataError, match=r"kind L .8-bit RGB was needed"):
         list(load_pictures(find_pictures(tmp_path / "gtFine", 1), SIZE, halve=False))
 
 
