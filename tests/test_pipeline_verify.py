@@ -84,7 +84,7 @@ def break_layer(path: Path) -> None:
     model = onnx.load(path)
     (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == f"{LAYER}.weight")
     values = numpy_helper.to_array(weight).copy()
-    values.flat[0] += 1000 * values.std(dtype=np.float32)
+    values.flat[0] += 20000 * values.std(dtype=np.float32)
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     rewrite(path, model.SerializeToString())
 
@@ -121,7 +121,7 @@ def test_the_ladder_holds_in_its_order(run: Cli, made: Path, tmp_path: Path) -> 
     assert "untrained" in result.out
 
 
-def test_a_broken_graph_is_named_with_the_layer(run: Cli, workspace: Path, tmp_path: Path) -> None:
+def test_a_broken_graph_is_named_with_the_layer(run: Cli, workspace: Path) -> None:
     for engine in (workspace / "engines").iterdir():
         engine.unlink()
     for file in (HALF, f"{HALF}.json"):
@@ -184,8 +184,6 @@ def test_a_folder_of_images(run: Cli, made: Path, tmp_path: Path) -> None:
         ("c.png", [90, 70], "resized"),
     ]
     assert f"3 images of {tmp_path} (1 as it is, 1 halved by the blur, 1 resized)" in result.err
-    limited = run("verify", NAME, "--images", tmp_path, "--limit", "2", "--json", "-", "--workspace", made)
-    assert [item["file"] for item in json.loads(limited.out)["images"]["files"]] == ["a.png", "b.jpg"]
 
 
 @pytest.mark.parametrize(

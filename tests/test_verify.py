@@ -131,7 +131,7 @@ def batches() -> list[Batch]:
 
 
 def as_labels(logits: np.ndarray) -> np.ndarray:
-    return logits.argmax(axis=1).astype(np.uint8)
+    return np.asarray(logits.argmax(axis=1).astype(np.uint8))
 
 
 def shifted(image: np.ndarray) -> np.ndarray:
