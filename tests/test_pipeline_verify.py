@@ -218,14 +218,14 @@ def test_no_graph_and_a_stale_engine_are_refused(run: Cli, workspace: Path, tmp_
 
 
 def test_a_batch_is_filled_and_a_classification_model_has_no_borders(run: Cli, tmp_path: Path) -> None:
-    name = "classification_ffnet40S_BBX_mobile"
+    name = "classification_ffnet18_AAX"
     options = pipeline.ExportOptions((64, 64), allow_size=True, batch=2, weights=pipeline.RANDOM)
     pipeline.export(Workspace(tmp_path), name, options)
     folder = tmp_path / "photographs"
     folder.mkdir()
     for i in range(3):
         Image.fromarray(draw_scene(64, 64, i).image).save(folder / f"{i}.png")
-    result = run("verify", "--images", folder, "--layers", "--json", "-", "--workspace", tmp_path)
+    result = run("verify", "--images", folder, "--json", "-", "--workspace", tmp_path)
     assert result.code == 0, result.err
     (rung,) = json.loads(result.out)["rungs"]
     assert rung["count"] == 3
