@@ -427,7 +427,8 @@ def eval_merge(
     json_file: Json = None,
 ) -> None:
     """Put the shards of one evaluation together: exactly what the whole set gives."""
-    from ffnet_deploy import pipeline, report_accuracy
+    from ffnet_deploy import pipeline
+    from ffnet_deploy.report import accuracy
 
     with _json_errors(json_file, "eval merge"):
         result = pipeline.merge(files, max_drop)
@@ -445,7 +446,7 @@ def _evaluate(
     folder: Path,
 ) -> FFNetDeployError | None:
     """Run an evaluation and deliver it; returns what the command ends with although there is a result."""
-    from ffnet_deploy import report_accuracy
+    from ffnet_deploy.report import accuracy
 
     if options.shard and not json_file:
         raise UsageError("A shard is good for eval merge alone, which reads JSON. Add --json FILE.")
@@ -456,6 +457,35 @@ def _evaluate(
     _deliver(json_file, result.to_json(), report_accuracy.evaluation(result))
     result.delivered()
     return result.failure
+
+
+@app.command()
+def verify(
+    name: OptionalName = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="PNG or JPEG images; left out: two synthetic streets.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Images of DIR at most; left out: 8.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Compare inner tensors too.")] = False,
+    json_file: Json = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Compare every rung with PyTorch on the same images.
+
+    Names the first rung that breaks, and with --layers where in the network it starts.
+    """
+    from ffnet_deploy import pipeline
+    from ffnet_deploy.report import verification
+
+    with _json_errors(json_file, "verify"):
+        space = _space(workspace)
+        _tell_model(space, name)
+        with _progress() as progress:
+            result = pipeline.verify_ladder(space, name, pipeline.VerifyOptions(images, limit, layers), progress)
+        _deliver(json_file, result.to_json(), report_verify.verification(result))
+        failure = result.failure
+    if failure:
+        raise failure
 
 
 @app.command()

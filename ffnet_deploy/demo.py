@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy import artifacts, demo_training, pipeline, report, report_accuracy
+from ffnet_deploy import artifacts, demo_training, pipeline, report
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data import scenes
 from ffnet_deploy.data.cityscapes import find_split
 from ffnet_deploy.demo_training import STEPS, train
 from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.pipeline import Progress
+from ffnet_deploy.report import accuracy
 from ffnet_deploy.zoo import specs
 
 MODEL = "segmentation_ffnet46NS_CCC_mobile"
@@ -84,7 +85,7 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
 
     yield f"6/6  ffnet-deploy eval cityscapes --root {data}"
     scores = pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=data), progress)
-    yield report_accuracy.evaluation(scores)
+    yield accuracy.evaluation(scores)
     yield f"{MODEL}, {MARK}, synthetic streets: the ladder\n\n{report.ladder(latency, scores)}"
 
 

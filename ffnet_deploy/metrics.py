@@ -151,3 +151,35 @@ def _miou_of_many(matrices: np.ndarray) -> np.ndarray:
 def _limits(values: np.ndarray) -> Interval:
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(float(low), float(high))
+
+
+BORDER = 3
+"""Pixels: how far a class border reaches."""
+
+
+def near_border(labels: np.ndarray, distance: int = BORDER) -> np.ndarray:
+    """Which pixels have a pixel of another class within ``distance``, in Chebyshev's metric (a square window).
+
+    Args:
+        labels: uint8 (N, H, W) or (H, W), class ids.
+        distance: half the window's side, in pixels of ``labels``.
+
+    Returns:
+        bool, of the same shape.
+    """
+    lowest = highest = labels
+    for axis in (labels.ndim - 2, labels.ndim - 1):
+        lowest = _window(lowest, axis, distance, np.minimum)
+        highest = _window(highest, axis, distance, np.maximum)
+    return np.asarray(lowest != highest)
+
+
+def _window(labels: np.ndarray, axis: int, distance: int, pick: np.ufunc) -> np.ndarray:
+    # Repeating the edge adds nothing to a window: the edge pixel itself is in every window that leaves the image.
+    margins = [(distance, distance) if i == axis else (0, 0) for i in range(labels.ndim)]
+    padded = np.pad(labels, margins, mode="edge")
+    side = labels.shape[axis]
+    picked = labels
+    for shift in range(2 * distance + 1):
+        picked = pick(picked, padded.take(range(shift, shift + side), axis=axis))
+    return picked

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ROOT / "docs" / "measurements"
 PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/measurements.md")
 COMMANDS = (
-    "", "models", "weights fetch", "export", "build", "bench", "eval cityscapes", "inspect", "doctor", "demo",
+    "", "models", "weights fetch", "export", "build", "bench", "eval cityscapes", "verify", "inspect", "doctor", "demo",
 )  # fmt: skip
 MAP = (
     "cli.py", "pipeline/__init__.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",

@@ -30,7 +30,7 @@ ROOMS = (
     ("graph",),
     ("runtimes",),
     ("metrics",),
-    ("verify", "evaluate", "bench"),
+    ("verify", "inner", "evaluate", "bench"),
     ("report",),
     ("pipeline",),
     ("demo_training",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ffnet_deploy.metrics import IGNORE, agree, confusion, iou
+from ffnet_deploy.metrics import IGNORE, agree, confusion, iou, near_border
 
 CLASSES = 5
 
@@ -136,3 +136,41 @@ def test_shapes_must_be_equal() -> None:
         agree(np.zeros((1, 3, 4, 4), np.float32), np.zeros((1, 3, 4, 1), np.float32))
     with pytest.raises(AssertionError):
         confusion(np.zeros((2, 2), np.uint8), np.zeros((2, 1), np.uint8), CLASSES)
+
+
+# --- borders --------------------------------------------------------------------------------------------------------
+
+
+def slow_near_border(labels: np.ndarray, distance: int) -> np.ndarray:
+    height, width = labels.shape
+    near = np.zeros(labels.shape, bool)
+    for y in range(height):
+        for x in range(width):
+            for v in range(max(0, y - distance), min(height, y + distance + 1)):
+                for u in range(max(0, x - distance), min(width, x + distance + 1)):
+                    near[y, x] |= labels[v, u] != labels[y, x]
+    return near
+
+
+@pytest.mark.parametrize("distance", [1, 3])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (13, 17), (2, 31)])
+def test_near_borders_as_a_loop_finds_them(size: tuple[int, int], distance: int) -> None:
+    rng = np.random.default_rng(size[1])
+    # Mostly one class, so that there are pixels away from borders and some at the image's edge.
+    labels = np.where(rng.random(size) < 0.04, rng.integers(0, CLASSES, size), 2).astype(np.uint8)
+    assert np.array_equal(near_border(labels, distance), slow_near_border(labels, distance))
+
+
+def test_near_borders_of_several_images_are_those_of_each() -> None:
+    rng = np.random.default_rng(5)
+    labels = (rng.random((3, 12, 14)) < 0.02).astype(np.uint8)
+    assert np.array_equal(near_border(labels), np.stack([slow_near_border(one, 3) for one in labels]))
+    assert 0 < near_border(labels).mean() < 1
+
+
+def test_one_pixel_of_another_class_is_near_for_a_square_around_it() -> None:
+    labels = np.zeros((9, 11), np.uint8)
+    labels[4, 5] = 7
+    expected = np.zeros((9, 11), bool)
+    expected[1:8, 2:9] = True
+    assert np.array_equal(near_border(labels), expected)

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from fakes import FakeRunner
 
+from ffnet_deploy.data.images import normalise
 from ffnet_deploy.errors import VerificationError
-from ffnet_deploy.verify import Tolerance, verify
+from ffnet_deploy.metrics import Agreement
+from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
+from ffnet_deploy.verify import TOLERANCES, Batch, Tolerance, compare, verify
 
 if TYPE_CHECKING:
     from ffnet_deploy.runtimes.base import Feeds, Runner
@@ -115,3 +118,121 @@ def test_a_nan_never_passes() -> None:
 def test_no_image_is_no_verification() -> None:
     with pytest.raises(AssertionError):
         verify(runner(), runner(), [], Tolerance())
+
+
+# --- the ladder -----------------------------------------------------------------------------------------------------
+
+IMAGES = np.random.default_rng(2).integers(0, 256, (2, 8, 8, 3), np.uint8)
+
+
+def batches() -> list[Batch]:
+    """Three images, in batches of one: two different ones and the first once more."""
+    return [Batch(IMAGES[i : i + 1], 1) for i in (0, 1, 0)]
+
+
+def as_labels(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(logits.argmax(axis=1).astype(np.uint8))
+
+
+def shifted(image: np.ndarray) -> np.ndarray:
+    return image + np.float32(0.5)
+
+
+def test_rungs_are_compared_on_the_same_images() -> None:
+    same, moved = compare(runner(), [runner(), runner(shifted)], batches(), [as_labels, as_labels])
+    assert same.agreement == Agreement(0.0, 0.0, 1.0, 3 * 64)
+    spreads = [normalise(image).std(dtype=np.float64) for image in IMAGES]
+    assert moved.agreement.max_difference == pytest.approx(0.5 / min(spreads), rel=1e-5)
+    assert moved.agreement.mean_difference == pytest.approx(0.5 / min(spreads), rel=1e-5)
+    assert moved.agreement.equal == 1.0
+    assert moved.labels_at == (8, 8)
+
+
+def test_pixels_near_a_border_and_away_are_all_pixels() -> None:
+    def painted(image: np.ndarray) -> np.ndarray:
+        """Class 0 in the first column, class 1 elsewhere; columns 0 to 3 are near the border."""
+        logits = np.zeros((1, 3, *image.shape[2:]), np.float32)
+        logits[:, 1] = 1
+        logits[:, 0, :, 0] = 2
+        return logits
+
+    def wrong(image: np.ndarray) -> np.ndarray:
+        logits = painted(image)
+        logits[0, 2, 0, 1] = logits[0, 2, :2, 6] = 5
+        return logits
+
+    (found,) = compare(runner(painted), [runner(wrong)], batches(), [as_labels])
+    assert found.near
+    assert found.away
+    assert (found.near.count, found.away.count) == (3 * 8 * 4, 3 * 8 * 4)
+    assert found.near.equal == pytest.approx(1 - 1 / 32)
+    assert found.away.equal == pytest.approx(1 - 2 / 32)
+    assert found.agreement.equal == pytest.approx(1 - 3 / 64)
+
+
+def test_images_that_fill_a_batch_do_not_count() -> None:
+    shape = (2, 3, 8, 8)
+
+    def second_wrong(image: np.ndarray) -> np.ndarray:
+        changed = image.copy()
+        changed[1] = 0
+        return changed
+
+    one_of_two = [Batch(IMAGES, 1)]
+    (found,) = compare(FakeRunner(itself, shape), [FakeRunner(second_wrong, shape)], one_of_two, [as_labels])
+    assert found.agreement == Agreement(0.0, 0.0, 1.0, 64)
+
+
+class ImageToLabels(FakeRunner):
+    """The deployable engine: uint8 image in, label map out."""
+
+    def __init__(self, wrong: int) -> None:
+        super().__init__(itself, SHAPE)
+        self.inputs = [TensorSpec("image", (1, 8, 8, 3), "uint8")]
+        self._wrong = wrong
+
+    def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        check_feeds(feeds, self.inputs)
+        labels = as_labels(normalise(feeds["image"][0]))
+        labels[0, 0, : self._wrong] = 9
+        return {"labels": labels}
+
+
+def test_an_engine_that_takes_images_and_gives_labels_is_compared_on_labels_alone() -> None:
+    (found,) = compare(runner(), [ImageToLabels(2)], batches()[:1], [as_labels])
+    assert found.labels_only
+    assert found.agreement.equal == pytest.approx(1 - 2 / 64)
+    assert found.beyond(Tolerance(0, 0, 0.9)) == []
+    assert found.beyond(Tolerance(0, 0, 0.999)) == ["equal labels 0.96875 (at least 0.984375 was needed)"]
+
+
+def test_one_label_may_always_differ_but_not_two() -> None:
+    one, two = compare(runner(), [ImageToLabels(1), ImageToLabels(2)], batches()[:1], [as_labels] * 2)
+    assert one.beyond(Tolerance()) == []
+    assert two.beyond(Tolerance())
+
+
+def test_classification_has_no_borders() -> None:
+    def pooled(image: np.ndarray) -> np.ndarray:
+        return np.asarray(image.mean(axis=(2, 3)))
+
+    (found,) = compare(runner(pooled), [runner(pooled)], batches(), [as_labels])
+    assert (found.near, found.away, found.labels_at) == (None, None, None)
+    assert found.agreement.count == 3
+
+
+def test_a_rung_that_gives_nan_is_beyond_every_tolerance() -> None:
+    def broken(image: np.ndarray) -> np.ndarray:
+        return np.full_like(image, np.nan)
+
+    (found,) = compare(runner(), [runner(broken)], batches(), [as_labels])
+    assert found.agreement.max_difference == np.inf
+    assert not found.labels_only
+    assert all(found.beyond(tolerance) for tolerance in TOLERANCES.values())
+
+
+def test_half_precision_ends_are_fed_halves() -> None:
+    half = FakeRunner(itself, SHAPE)
+    half.inputs = [TensorSpec("image", SHAPE, "float16")]
+    (found,) = compare(runner(), [half], batches(), [as_labels])
+    assert 0 < found.agreement.max_difference < 1e-3

@@ -11,6 +11,7 @@ from ffnet_deploy.pipeline.export import RANDOM, Exported, ExportOptions, export
 from ffnet_deploy.pipeline.inspect import Inspection, inspect
 from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder
 from ffnet_deploy.pipeline.merge import merge
+from ffnet_deploy.pipeline.verify import Verified, VerifyOptions, verify_ladder
 from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Ladder",
     "Progress",
     "Skipped",
+    "Verified",
+    "VerifyOptions",
     "bench",
     "build",
     "current_graph",
@@ -46,4 +49,5 @@ __all__ = [
     "plan",
     "quiet",
     "street_feeds",
+    "verify_ladder",
 ]

@@ -13,6 +13,8 @@ from ffnet_deploy.artifacts import load_record
 from ffnet_deploy.errors import EngineError, MissingDependencyError
 
 if TYPE_CHECKING:
+    import onnx
+
     from ffnet_deploy.runtimes.base import Runner
 
 RUNTIMES = ("tensorrt", "tensorrt-rtx", "onnxruntime")
@@ -124,17 +126,29 @@ def open_rung(rung: Rung, threads: int, device: int | None, spinning: bool = Tru
         return PyTorchRunner(loaded.module, rung.shape, threads=threads, device=device)
     assert rung.path is not None
     if rung.runtime == EMULATED:
-        return _emulated(rung.path, threads, spinning)
+        return _emulated(rung, threads, spinning)
     return _open(rung.runtime, rung.path, threads, device, spinning)
 
 
-def _emulated(path: Path, threads: int, spinning: bool) -> Runner:
+def as_run(rung: Rung) -> onnx.ModelProto:
+    """The FP32 graph by which a rung of runtime ``onnx`` is computed."""
     import onnx
 
     from ffnet_deploy.graph.fp16 import rounded
+
+    assert rung.runtime == EMULATED
+    assert rung.path is not None
+    model = onnx.load(rung.path)
+    # The exported graph has nothing to round.
+    return model if rung.precision == "fp32" else rounded(model)
+
+
+def _emulated(rung: Rung, threads: int, spinning: bool) -> Runner:
     from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(rounded(onnx.load(path)).SerializeToString(), threads=threads, spinning=spinning)
+    # The exported graph is run node by node: what ONNX Runtime makes of it is another rung.
+    optimised = rung.precision != "fp32"
+    return OnnxRuntimeRunner(as_run(rung).SerializeToString(), threads=threads, spinning=spinning, optimised=optimised)
 
 
 def _open(runtime: str, path: Path, threads: int, device: int | None, spinning: bool) -> Runner:

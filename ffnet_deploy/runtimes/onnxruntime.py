@@ -30,13 +30,14 @@ class OnnxRuntimeRunner:
 
     parallel = True
 
-    def __init__(self, model: Path | bytes, *, threads: int, spinning: bool = True) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int, spinning: bool = True, optimised: bool = True) -> None:
         """Load a graph.
 
         Args:
             model: a file, or a serialised ModelProto.
             threads: inside an operator; operators run one after the other.
             spinning: idle threads burn their core between operators: faster alone, slower beside other work.
+            optimised: False runs the graph node by node as it stands.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
@@ -46,6 +47,8 @@ class OnnxRuntimeRunner:
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        if not optimised:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = _session(model, options)
         self.inputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_inputs()]
         self.outputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_outputs()]

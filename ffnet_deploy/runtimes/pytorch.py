@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
-from ffnet_deploy.errors import MissingDependencyError
+from ffnet_deploy.errors import EngineError, MissingDependencyError
 from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
+from ffnet_deploy.runtimes.inner import InnerTensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +60,26 @@ class PyTorchRunner:
         with torch.inference_mode():
             image = torch.from_numpy(np.ascontiguousarray(feeds["image"])).to(self._device)
             return {"logits": self._module(image).cpu().numpy()}
+
+    def inner(self, feeds: Feeds, wanted: Collection[str]) -> dict[str, np.ndarray]:
+        """Compute once and give inner tensors, float32, by the names that export gives to the graph's nodes.
+
+        Raises:
+            EngineError: the module has no operator of such a name.
+        """
+        check_feeds(feeds, self.inputs)
+        tensors = InnerTensors(self._module, wanted)
+        with torch.inference_mode():
+            image = torch.from_numpy(np.ascontiguousarray(feeds["image"])).to(self._device)
+            with tensors.watching():
+                self._module(image)
+        missing = [name for name in wanted if name not in tensors.found]
+        if missing:
+            raise EngineError(
+                f"PyTorch {torch.__version__} ran nothing that is called {missing[0]} (the graph has such a node). "
+                "Export the graph again with the installed version."
+            )
+        return tensors.found
 
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         for feed in feeds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from ffnet_deploy.report import table
+from ffnet_deploy.report import marked_line, skipped, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,11 +19,9 @@ def evaluation(result: Evaluation) -> str:
     """Score of every rung, and what could not run."""
     results = result.results
     body = _classification(result) if results.command == "eval imagenet" else _segmentation(result)
-    skipped = "".join(
-        f"\n{'' if i else chr(10)}not run: {rung}: {why}" for i, (rung, why) in enumerate(results.skipped)
-    )
-    marks = f"\n\nNote: {', '.join(results.marks)}." if results.marks else ""
-    return f"{results.model}: {results.part}\n{_protocol(results)}\n{_hashes(results)}\n\n{body}{skipped}{marks}"
+    skipped_rungs = skipped([f"{rung}: {why}" for rung, why in results.skipped])
+    title = f"{results.model}: {results.part}\n{_protocol(results)}\n{_hashes(results)}"
+    return f"{title}\n\n{body}{skipped_rungs}{marked_line(results.marks)}"
 
 
 def _protocol(results: Results) -> str:

@@ -41,7 +41,8 @@ def megabytes(size: int | None) -> str | None:
     return None if size is None else f"{size / 1e6:.1f} MB"
 
 
-def _hw(size: tuple[int, int] | None) -> str | None:
+def size_text(size: tuple[int, int] | None) -> str | None:
+    """(H, W) as "1024x2048"."""
     return None if size is None else f"{size[0]}x{size[1]}"
 
 
@@ -53,8 +54,8 @@ def models(rows: Sequence[tuple[ModelSpec, Cost, bool]], *, presence: bool = Tru
             spec.name,
             spec.task,
             spec.deployment.replace("_", " "),
-            _hw(spec.input_hw),
-            _hw(spec.output_hw(*spec.input_hw)) or str(spec.classes),
+            size_text(spec.input_hw),
+            size_text(spec.output_hw(*spec.input_hw)) or str(spec.classes),
             cost.parameters / 1e6,
             cost.macs / 1e9,
             None if spec.published.miou is None else f"{spec.published.miou:.1f}",
@@ -134,7 +135,7 @@ def built(results: Sequence[Built]) -> str:
         for b in results
     ]
     body = table(("engine", "precision", "runtime", "size", "built in", "found in it"), rows)
-    return f"{results[0].path.parent}/\n{body}{_marked_line(results[0].record.marks)}"
+    return f"{results[0].path.parent}/\n{body}{marked_line(results[0].record.marks)}"
 
 
 def _found(found: Mapping[str, Any]) -> str | None:
@@ -162,7 +163,7 @@ def benchmark(result: Benchmark) -> str:
         f"{result.iters} runs of each in turns, {result.threads} threads, {result.environment['processor']}"
     )
     body = table(("rung", "file", "median", "p90", "p99", "speed-up"), rows)
-    return f"{title}\n\n{body}{skipped(result.skipped)}{_busy(result)}{_marked_line(result.marks)}"
+    return f"{title}\n\n{body}{skipped(result.skipped)}{_busy(result)}{marked_line(result.marks)}"
 
 
 def _busy(result: Benchmark) -> str:
@@ -267,5 +268,6 @@ def _marked(marks: Sequence[str]) -> str:
     return f"  [{', '.join(marks)}]" if marks else ""
 
 
-def _marked_line(marks: Sequence[str]) -> str:
+def marked_line(marks: Sequence[str]) -> str:
+    """The last line of a result: what must be said of it."""
     return f"\n\nNote: {', '.join(marks)}." if marks else ""
