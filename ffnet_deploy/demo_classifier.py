@@ -72,11 +72,8 @@ def fit_classifier(
     if len(set(labels.tolist())) < 2:
         raise DataError(f"{len(samples)} pictures of one class or none (two classes were needed). Name a larger set.")
     data = [sample.source.read() for sample in samples]
-    options = {
-        "seed": seed,
-        "version": VERSION,
-        "pictures": hash_json([(hashlib.sha256(one).hexdigest(), sample.label) for one, sample in zip(data, samples, strict=True)]),
-    }  # fmt: skip
+    pictures = [[hashlib.sha256(one).hexdigest(), label] for one, label in zip(data, labels.tolist(), strict=True)]
+    options = {"seed": seed, "version": VERSION, "pictures": hash_json(pictures)}
     if _is_fitted(checkpoint, spec, options):
         return checkpoint
     batches = _Batches(samples, data)
