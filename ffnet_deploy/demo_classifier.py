@@ -36,7 +36,8 @@ _NEVER = -50.0
 """Bias of a class that has no pictures: below whatever the fitted classes say, so it is in no top 5 of 5 or more."""
 _FAINT = 1e-3
 """Left of the drawn rows of those classes: rows of zeros would be found in no real network."""
-_RIDGES = tuple(10.0**power for power in range(-1, 7))
+_RIDGES = tuple(10.0 ** (power / 2) for power in range(-12, 1))
+"""Shares of the kernel's largest eigenvalue."""
 
 Matrix = NDArray[np.float64]
 
@@ -51,9 +52,10 @@ def fit_classifier(
 ) -> Path:
     """Fit the last layer of a classification model and write its weights, with their record, in the published layout.
 
-    Every other layer keeps weights drawn from the seed; the batch norms' statistics are those of the pictures. The
-    rows of the classes that occur are least squares on the features, with the ridge that predicts left-out pictures
-    best; all other classes are ruled out by their bias. Weights that were fitted to the same are left alone.
+    Every other layer keeps weights drawn from the seed, the first one with the pictures' colours evened out; the
+    batch norms' statistics are those of the pictures. The rows of the classes that occur are least squares on the
+    features, with the ridge that predicts left-out pictures best; all other classes are ruled out by their bias.
+    Weights that were fitted to the same are left alone.
 
     Args:
         spec: a classification model.
@@ -111,11 +113,21 @@ def _take_statistics(model: FFNet, batches: _Batches) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # The plain average of all batches.
         norm.train()
-    order = np.random.default_rng(0).permutation(len(batches.samples))[:_STATISTICS]
-    for images in batches(order.tolist()):
+    order = np.random.default_rng(0).permutation(len(batches.samples))[:_STATISTICS].tolist()
+    _whiten(model, torch.cat(list(batches(order[: 2 * _BATCH]))))
+    for images in batches(order):
         model(images)
     for norm in norms:
         norm.eval()
+
+
+def _whiten(model: FFNet, images: Tensor) -> None:
+    """Let the first kernels see three colours that vary alike: brightness, which varies most, would drown the rest."""
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    pixels = images.permute(1, 0, 2, 3).flatten(1).double()
+    values, vectors = torch.linalg.eigh(torch.cov(pixels))
+    mix = (vectors / (values + 1e-3).sqrt()) @ vectors.T
+    first.weight.copy_(torch.einsum("oihw,ij->ojhw", first.weight.double(), mix))
 
 
 @torch.inference_mode()
@@ -142,27 +154,27 @@ class _Fit(NamedTuple):
 
 
 def _fit(features: Matrix, labels: NDArray[np.int64]) -> _Fit:
-    """Ridge regression to one for the own class and zero for others, on standardised features.
+    """Ridge regression to one for the own class and zero for others.
 
     With more features than pictures it is solved among the pictures: with the kernel's eigenvectors, the error of
     every picture when it is left out costs one product for each ridge.
     """
-    mean, deviation = features.mean(0), features.std(0) + 1e-6
-    standard = (features - mean) / deviation
+    count = len(features)
+    mean = features.mean(0)
     targets = (labels[:, None] == np.unique(labels)).astype(np.float64)
     shift = targets.mean(0)
-    values, vectors = np.linalg.eigh(standard @ standard.T)
+    values, vectors = np.linalg.eigh((features - mean) @ (features - mean).T)
     turned = vectors.T @ (targets - shift)
 
     def dual(ridge: float) -> tuple[Matrix, float]:
         inverse = 1 / (values.clip(0) + ridge)
         duals = vectors @ (inverse[:, None] * turned)
-        # Residual without the picture itself; its share in the mean is as good as nothing.
-        left_out = duals / (vectors**2 @ inverse)[:, None]
+        # A picture's residual, over what of its own target it does not explain; 1/N is its share in the mean.
+        left_out = ridge * duals / (ridge * (vectors**2 @ inverse) - 1 / count)[:, None]
         return duals, float((left_out**2).mean())
 
-    duals, _ = min((dual(ridge) for ridge in _RIDGES), key=lambda item: item[1])
-    weight = (standard.T @ duals).T / deviation
+    duals, _ = min((dual(share * values[-1]) for share in _RIDGES), key=lambda item: item[1])
+    weight = duals.T @ (features - mean)
     return _Fit(_LOGITS * weight, _LOGITS * (shift - weight @ mean))
 
 

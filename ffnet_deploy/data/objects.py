@@ -107,18 +107,18 @@ def draw_object(kind: Kind, seed: int) -> NDArray[np.uint8]:
     height = int(rng.integers(120, 240))
     width = int(np.clip(height * rng.uniform(0.7, 1.7), 120, 300))
     picture = _background(rng, height, width)
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(0, 3))):
         shape, texture = (str(rng.choice(list(table))) for table in (_SHAPES, _TEXTURES))
         colours = rng.integers(20, 236, (2, 3))
         other = Kind(shape, texture, tuple(colours[0].tolist()), tuple(colours[1].tolist()))
         _place(picture, other, rng, rng.uniform(0.1, 0.22), 0.8)
-    _place(picture, kind, rng, rng.uniform(0.26, 0.44), 0.18)
+    _place(picture, kind, rng, rng.uniform(0.3, 0.44), 0.15)
     return _photograph(picture, rng)
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> Field:
-    """A slope between two colours with clouds: float32 (H, W, 3)."""
-    one, two = rng.uniform(40, 210, (2, 3))
+    """A slope between two dull colours with clouds: float32 (H, W, 3)."""
+    one, two = rng.uniform(50, 200, (2, 1)) + rng.normal(0, 16, (2, 3))
     coarse = rng.standard_normal((int(rng.integers(3, 12)), int(rng.integers(3, 12)))).astype(np.float32)
     clouds = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), np.float32)
     slope = np.linspace(0, 1, height, dtype=np.float32)[:, None] + 0.25 * clouds
