@@ -432,7 +432,7 @@ def eval_merge(
 
     with _json_errors(json_file, "eval merge"):
         result = pipeline.merge(files, max_drop)
-        _deliver(json_file, result.to_json(), report_accuracy.evaluation(result))
+        _deliver(json_file, result.to_json(), accuracy.evaluation(result))
         failure = result.failure
     if failure:
         raise failure
@@ -454,7 +454,7 @@ def _evaluate(
     _tell_model(space, name)
     with _progress() as progress:
         result = story(space, name, options, progress)
-    _deliver(json_file, result.to_json(), report_accuracy.evaluation(result))
+    _deliver(json_file, result.to_json(), accuracy.evaluation(result))
     result.delivered()
     return result.failure
 
@@ -482,7 +482,7 @@ def verify(
         _tell_model(space, name)
         with _progress() as progress:
             result = pipeline.verify_ladder(space, name, pipeline.VerifyOptions(images, limit, layers), progress)
-        _deliver(json_file, result.to_json(), report_verify.verification(result))
+        _deliver(json_file, result.to_json(), verification.verification(result))
         failure = result.failure
     if failure:
         raise failure

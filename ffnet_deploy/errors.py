@@ -90,6 +90,8 @@ _REMEDIES = {
     "tensorrt_rtx": "Run: pip install tensorrt-rtx",
     "onnxruntime": "Run: pip install onnxruntime-gpu (or onnxruntime)",
     "pycuda": "Run: pip install pycuda (it needs a CUDA toolkit)",
+    "scipy": "Run: pip install 'ffnet-deploy[imagenet]'",
+    "pyarrow": "Run: pip install 'ffnet-deploy[imagenet]'",
 }
 
 

@@ -33,7 +33,7 @@ ROOMS = (
     ("verify", "inner", "evaluate", "bench"),
     ("report",),
     ("pipeline",),
-    ("demo_training",),
+    ("demo_training", "demo_classifier"),
     ("demo",),
     ("cli",),
 )
@@ -42,7 +42,7 @@ TYPES_FROM_LATER = {("report", "pipeline"), ("report", "bench"), ("cli", "pipeli
 """Rooms whose annotations may name what a later room makes."""
 
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "PIL", "polygraphy", "tensorrt", "tensorrt_rtx",
-         "tensorrt_bindings", "tensorrt_libs", "pycuda", "matplotlib")  # fmt: skip
+         "tensorrt_bindings", "tensorrt_libs", "pycuda", "matplotlib", "scipy", "pyarrow")  # fmt: skip
 LIGHT = (
     "cli",
     "errors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import zlib
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data.imagenet_golden import GOLDEN, SIZES, picture
 from PIL import Image
 
-from ffnet_deploy.data.images import blur_and_halve, decode, normalise
+from ffnet_deploy.data.images import blur_and_halve, decode, decode_any, normalise, resize_and_crop
 from ffnet_deploy.data.scenes import draw_scene
 from ffnet_deploy.errors import DataError
 from ffnet_deploy.zoo.network import Smoothing
@@ -186,3 +188,58 @@ def test_the_extra_row_and_columns_are_reflected() -> None:
 def test_halving_keeps_a_plain_picture() -> None:
     image = np.full((1, 3, 64, 128), 0.7, np.float32)
     np.testing.assert_allclose(blur_and_halve(image), np.full((1, 3, 32, 64), 0.7), atol=1e-6)
+
+
+# --- pictures of any kind, as torchvision takes them ----------------------------------------------------------------
+
+
+def grey_with_alpha() -> Image.Image:
+    return Image.fromarray(noise(6, 9)).convert("LA")
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (encoded(noise(6, 9, 3)), noise(6, 9, 3)),
+        (encoded(noise(6, 9)), np.repeat(noise(6, 9)[..., None], 3, axis=2)),
+        (encoded(noise(6, 9, 4)), noise(6, 9, 4)[..., :3]),
+        (encoded(grey_with_alpha()), np.repeat(noise(6, 9)[..., None], 3, axis=2)),
+        (encoded(palette_image()), np.asarray(palette_image().convert("RGB"))),
+        (encoded(noise(6, 9, 3), "BMP"), noise(6, 9, 3)),
+    ],
+)
+def test_any_picture_becomes_rgb(data: bytes, wanted: np.ndarray) -> None:
+    found = decode_any("x", data)
+    assert found.mode == "RGB"
+    assert np.array_equal(np.asarray(found), wanted)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_of_every_kind_become_rgb(mode: str) -> None:
+    flat = Image.new("RGB", (16, 16), (200, 120, 40)).convert(mode)
+    found = np.asarray(decode_any("x", encoded(flat, "JPEG")))
+    assert found.shape == (16, 16, 3)
+    assert np.abs(found.astype(int) - np.asarray(flat.convert("RGB"))).max() <= 4
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
+def test_a_picture_that_is_cut_off_or_none_is_named(form: str, share: float) -> None:
+    data = encoded(noise(64, 64, 3), form)
+    with pytest.raises(DataError, match=r"^val/a\.JPEG cannot be decoded \(.*\)\. Copy this file again"):
+        decode_any("val/a.JPEG", data[: int(share * len(data))])
+
+
+def test_formats_that_start_programs_are_not_opened() -> None:
+    with pytest.raises(DataError, match="no picture that is known"):
+        decode_any("x", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_resize_and_crop_are_torchvisions(height: int, width: int) -> None:
+    found = resize_and_crop(Image.fromarray(picture(height, width)))
+    assert (found.shape, found.dtype) == ((224, 224, 3), np.uint8)
+    with np.load(GOLDEN) as golden:
+        rows, columns = golden[f"{height}x{width}.places"].T
+        assert np.array_equal(found[rows, columns], golden[f"{height}x{width}.pixels"])
+        assert hashlib.sha256(found.tobytes()).hexdigest() == str(golden[f"{height}x{width}.sha256"])

@@ -117,3 +117,56 @@ def _weighted(shifted: list[np.ndarray]) -> np.ndarray:
     for tap, values in zip(taps[1:], shifted[1:], strict=True):
         total += tap * values
     return np.asarray(total)
+
+
+_PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
+"""Formats that are opened: Pillow knows others, some of which start programs."""
+
+
+def decode_any(where: str, data: bytes) -> Image.Image:
+    """Decode a picture of any usual format and kind to RGB, as torchvision's default loader does.
+
+    Grey, CMYK and palette pictures are converted, transparency is dropped, the EXIF orientation is not applied.
+
+    Args:
+        where: what the bytes are, for messages.
+        data: a whole JPEG, PNG, WebP, BMP, TIFF or PPM file.
+
+    Raises:
+        DataError: the bytes are no such picture, or are damaged or cut off.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_PICTURES) as image:
+            if image.format == "PNG":
+                image.verify()
+        with Image.open(io.BytesIO(data), formats=_PICTURES) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        why = "no picture that is known" if isinstance(error, UnidentifiedImageError) else error
+        raise DataError(
+            f"{where} cannot be decoded ({why}). Copy this file again from the data set, then run the command again."
+        ) from error
+
+
+def resize_and_crop(picture: Image.Image, short: int = 256, side: int = 224) -> np.ndarray:
+    """Bring the short side to ``short`` pixels, bilinear with antialiasing, and cut out the middle.
+
+    Equal to torchvision's ``Resize(short)`` and ``CenterCrop(side)`` on a Pillow image: the long side is rounded
+    down, the middle to even. Held to pixels that torchvision made.
+
+    Args:
+        picture: RGB; smaller ones are enlarged.
+        short: at least ``side``.
+        side: of the square that is cut out.
+
+    Returns:
+        uint8 (side, side, 3).
+    """
+    assert side <= short
+    width, height = picture.size
+    if min(width, height) != short:
+        longer = int(short * max(width, height) / min(width, height))
+        width, height = (short, longer) if width <= height else (longer, short)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return np.asarray(picture.crop((left, top, left + side, top + side)))

@@ -1,0 +1,94 @@
+"""Pictures inside larger files, read in place: members of the tar, and which parquet shards make a set."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from ffnet_deploy.data.stored import Slice, Stored
+from ffnet_deploy.errors import DataError
+
+_ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+_CLUTTER = ("thumbs.db", "desktop.ini")
+_SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?$")
+
+
+class Picture(NamedTuple):
+    """One picture, not yet read."""
+
+    name: str
+    """Unique in its set."""
+    file: str
+    """Its own file name, wherever it lies; lists and numbers go by it."""
+    source: Stored
+
+
+def is_clutter(name: str) -> bool:
+    """Whether an operating system left this file: hidden ones (``.DS_Store``, ``._x``), Windows' thumbnails."""
+    return name.startswith(".") or name.lower() in _CLUTTER
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture by its ending."""
+    return name.lower().endswith(_ENDINGS)
+
+
+def tar_pictures(path: Path) -> list[Picture]:
+    """The pictures in an uncompressed tar, as offsets in it; folders in their names are dropped.
+
+    Raises:
+        DataError: it is no such tar, is cut off, or holds none.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = [(info.name, info.offset_data, info.size) for info in archive if info.isfile()]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"{path} cannot be read as an uncompressed tar ({error}). Decompress it, or download it again."
+        ) from error
+    found = []
+    for member, offset, size in members:
+        name = PurePosixPath(member).name
+        if is_picture(name) and not is_clutter(name):
+            found.append(Picture(name, name, Slice(path, member, offset, size)))
+    if not found:
+        raise DataError(f"{path} holds no pictures ({_ENDINGS[0].upper()} files were needed). Download it again.")
+    return found
+
+
+def shards_in(root: Path) -> list[Path]:
+    """The parquet files of the validation split below ``root`` or its ``data``, sorted; empty if there are none.
+
+    Raises:
+        DataError: shards of other splits alone, or fewer than their names count.
+    """
+    for folder in (root, root / "data"):
+        files = sorted(p for p in folder.glob("*.parquet") if not is_clutter(p.name))
+        if not files:
+            continue
+        val = [p for p in files if p.name.startswith("val")]
+        if not val and any(p.name.startswith(("train", "test")) for p in files):
+            raise DataError(
+                f"{folder} holds {files[0].name} and its like, but no shard of the validation split "
+                "(validation-*.parquet was needed). Download those, or rename them if they are the validation split."
+            )
+        _check_count(folder, val or files)
+        return val or files
+    return []
+
+
+def _check_count(folder: Path, shards: list[Path]) -> None:
+    named = [match for match in (_SHARD.match(p.stem) for p in shards) if match]
+    if not named:
+        return
+    count = int(named[0]["count"])
+    have = {int(match["index"]) for match in named}
+    if len(named) != len(shards) or {int(m["count"]) for m in named} != {count} or have != set(range(count)):
+        lacking = sorted(set(range(count)) - have)
+        first = f", without number {lacking[0]}" if lacking else ""
+        raise DataError(
+            f"{folder} holds {len(shards)} shards like {shards[0].name} of a set of {count}{first} (each number once "
+            "was needed). Download what is missing, and move other files away."
+        )

@@ -1,0 +1,142 @@
+"""Rows of a parquet shard as pictures: read forwards in small batches, so that memory does not grow with the shard."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from ffnet_deploy.data.imagenet.packed import Picture
+from ffnet_deploy.data.imagenet.truth import CLASSES
+from ffnet_deploy.data.stored import File
+from ffnet_deploy.errors import DataError, needs
+
+with needs("pyarrow"):
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+_BATCH = 32
+_KEPT = 8
+"""Batches that stay: enough for the threads that read ahead and behind each other, about 30 MB of ImageNet."""
+_OPEN = 2
+"""Shards that stay open: one ends while the next begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetRow:
+    """The picture of one row."""
+
+    shard: Path
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}:{self.row}"
+
+    def read(self) -> bytes:
+        try:
+            # One reader goes through a shard for all threads; copying bytes takes no time beside decoding them.
+            with _lock:
+                data = _reader(self.shard).row(self.row)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(self.shard, error) from error
+        if data is None:
+            raise DataError(f"{self} holds no picture (its bytes were needed). Download the shard again.")
+        return data
+
+    def stamp(self) -> str:
+        return f"{self.row}:{File(self.shard).stamp()}"
+
+
+def rows_of(shard: Path) -> Iterator[tuple[Picture, int]]:
+    """Pictures and labels of a shard in its order, which their names keep: rows are read fast one after the other.
+
+    Raises:
+        DataError: no parquet file, other columns than ``image`` (``bytes``, ``path``) and ``label``, or a label that
+            is none.
+    """
+    try:
+        with pq.ParquetFile(shard) as file:
+            columns = {column.path for column in (file.schema.column(i) for i in range(len(file.schema)))}
+            if not {"image.bytes", "label"} <= columns:
+                raise DataError(
+                    f"{shard} has the columns {', '.join(sorted(columns))} (image.bytes and label were needed). "
+                    "Use shards of imagenet-1k as published."
+                )
+            has_path = "image.path" in columns
+            table = file.read(columns=["image.path", "label"] if has_path else ["label"])
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(shard, error) from error
+    labels = table.column("label").to_pylist()
+    files = [image["path"] for image in table.column("image").to_pylist()] if has_path else [None] * len(labels)
+    for row, (label, file_name) in enumerate(zip(labels, files, strict=True)):
+        if not isinstance(label, int) or not 0 <= label < CLASSES:
+            raise DataError(
+                f"{shard}, row {row} has the label {label} (0 to {CLASSES - 1} was needed). Use the validation split."
+            )
+        name = f"{shard.stem}/{row:06d}"
+        yield Picture(name, file_name or name, ParquetRow(shard, row)), label
+
+
+class _Reader:
+    """Goes through a shard's row groups; keeps the last batches, and starts a group again for a row before them."""
+
+    def __init__(self, shard: Path) -> None:
+        # Buffered: without it, a column of a whole row group would be held, up to the shard's size.
+        self._file = pq.ParquetFile(shard, buffer_size=1 << 20, pre_buffer=False)
+        metadata = self._file.metadata
+        sizes = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+        self._starts = list(accumulate(sizes, initial=0))
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=_KEPT)
+        self._group = -1
+        self._next = 0
+        self._batches: Iterator[Any] = iter(())
+
+    def row(self, row: int) -> bytes | None:
+        for start, column in self._kept:
+            if start <= row < start + len(column):
+                return _bytes_of(column, row - start)
+        group = bisect_right(self._starts, row) - 1
+        if group != self._group or row < self._next:
+            self._group, self._next = group, self._starts[group]
+            self._batches = self._file.iter_batches(
+                _BATCH, row_groups=[group], columns=["image.bytes"], use_threads=False
+            )
+        while True:
+            column = next(self._batches).column("image").field("bytes")
+            start, self._next = self._next, self._next + len(column)
+            self._kept.append((start, column))
+            if row < self._next:
+                return _bytes_of(column, row - start)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _bytes_of(column: Any, row: int) -> bytes | None:  # noqa: ANN401 - PyArrow has no types
+    data = column[row].as_py()
+    assert data is None or isinstance(data, bytes)
+    return data
+
+
+_lock = threading.Lock()
+_readers: OrderedDict[tuple[Path, str], _Reader] = OrderedDict()
+
+
+def _reader(shard: Path) -> _Reader:
+    key = (shard, File(shard).stamp())
+    if key not in _readers:
+        _readers[key] = _Reader(shard)
+        if len(_readers) > _OPEN:
+            _readers.popitem(last=False)[1].close()
+    _readers.move_to_end(key)
+    return _readers[key]
+
+
+def _unreadable(shard: Path, error: Exception) -> DataError:
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(f"{shard} cannot be read as a parquet file ({first}). Download it again.")
