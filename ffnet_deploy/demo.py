@@ -11,8 +11,10 @@ from typing import Any
 
 from ffnet_deploy import artifacts, demo_training, pipeline, report
 from ffnet_deploy.artifacts import Workspace
-from ffnet_deploy.data import scenes
+from ffnet_deploy.data import objects, scenes
 from ffnet_deploy.data.cityscapes import find_split
+from ffnet_deploy.data.imagenet import find_set
+from ffnet_deploy.demo_classifier import fit_classifier
 from ffnet_deploy.demo_training import STEPS, train
 from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.pipeline import Progress
@@ -20,6 +22,7 @@ from ffnet_deploy.report import accuracy
 from ffnet_deploy.zoo import specs
 
 MODEL = "segmentation_ffnet46NS_CCC_mobile"
+CLASSIFIER = "classification_ffnet46NS_CBX_mobile"
 MARK = "demo weights"
 """Stands on everything made from them."""
 _SEED = 7
@@ -36,6 +39,8 @@ class Plan:
     val: Mapping[str, int] = field(default_factory=lambda: {"eichenfurt": 6, "lindenhafen": 6})
     steps: int = STEPS
     iters: int = 40
+    pictures: tuple[int, int] = (10, 6)
+    """Of each of the 20 classes: to fit the classifier, and to score it."""
 
     def training(self) -> dict[str, Any]:
         """What the weights depend on."""
@@ -61,32 +66,54 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
     workspace = Workspace(folder)
     data = folder / "cityscapes"
     count = f"{sum(plan.train.values())} + {sum(plan.val.values())}"
-    yield f"1/6  drawing {count} street scenes, {plan.size[0]}x{plan.size[1]} -> {data}"
+    yield f"1/8  drawing {count} street scenes, {plan.size[0]}x{plan.size[1]} -> {data}"
     _draw(data, plan, progress)
 
     checkpoint = folder / "weights" / "ffnet46NS_CCC_demo.pth"
     if _is_trained(checkpoint, plan):
-        yield f"2/6  trained before -> {checkpoint}"
+        yield f"2/8  trained before -> {checkpoint}"
     else:
-        yield f"2/6  training {MODEL} on the train scenes -> {checkpoint}"
+        yield f"2/8  training {MODEL} on the train scenes -> {checkpoint}"
         _train(data, checkpoint, plan, progress)
 
-    yield f"3/6  ffnet-deploy export {MODEL} --weights {checkpoint}"
+    yield f"3/8  ffnet-deploy export {MODEL} --weights {checkpoint}"
     half = (plan.size[0] // 2, plan.size[1] // 2)
     options = pipeline.ExportOptions(hw=half, allow_size=True, weights=checkpoint, offline=True)
     yield report.exported(pipeline.export(workspace, MODEL, options, progress))
 
-    yield "4/6  ffnet-deploy build --fp32 --fp16"
+    yield "4/8  ffnet-deploy build --fp32 --fp16"
     yield report.built(pipeline.build(workspace, MODEL, pipeline.BuildOptions(("fp32", "fp16")), progress))
 
-    yield f"5/6  ffnet-deploy bench --iters {plan.iters}"
+    yield f"5/8  ffnet-deploy bench --iters {plan.iters}"
     latency = pipeline.bench(workspace, MODEL, iters=plan.iters, progress=progress)
     yield report.benchmark(latency)
 
-    yield f"6/6  ffnet-deploy eval cityscapes --root {data}"
+    yield f"6/8  ffnet-deploy eval cityscapes --root {data}"
     scores = pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=data), progress)
+    scores.delivered()
     yield accuracy.evaluation(scores)
+    yield from _classify(workspace, plan, progress)
     yield f"{MODEL}, {MARK}, synthetic streets: the ladder\n\n{report.ladder(latency, scores)}"
+
+
+def _classify(workspace: Workspace, plan: Plan, progress: Progress) -> Iterator[str]:
+    """A classification model, fitted to drawn pictures, through export, build and eval imagenet."""
+    train, val = plan.pictures
+    root = workspace.root / "imagenet"
+    checkpoint = workspace.root / "weights" / "ffnet46NS_CBX_demo.pth"
+    yield f"7/8  drawing {train} + {val} pictures of 20 classes -> {root}, fitting {CLASSIFIER} to them -> {checkpoint}"
+    told = partial(progress, "drawing pictures")
+    objects.write_objects(root, train=train, val=val, seed=_SEED, progress=told)
+    told = partial(progress, "fitting")
+    fit_classifier(specs.find(CLASSIFIER), find_set(root / "train").samples, checkpoint, seed=_SEED, progress=told)
+
+    yield f"8/8  ffnet-deploy export, build --fp16 and eval imagenet {CLASSIFIER} --root {root}"
+    options = pipeline.ExportOptions(weights=checkpoint, offline=True)
+    yield report.exported(pipeline.export(workspace, CLASSIFIER, options, progress))
+    yield report.built(pipeline.build(workspace, CLASSIFIER, pipeline.BuildOptions(("fp16",)), progress))
+    top = pipeline.evaluate_imagenet(workspace, CLASSIFIER, pipeline.EvalOptions(root=root), progress)
+    top.delivered()
+    yield f"{accuracy.evaluation(top)}\n"
 
 
 def _draw(data: Path, plan: Plan, progress: Progress) -> None:
