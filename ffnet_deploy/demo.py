@@ -85,6 +85,7 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
     yield f"6/6  ffnet-deploy eval cityscapes --root {data}"
     scores = pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=data), progress)
     yield report_accuracy.evaluation(scores)
+    scores.delivered()
     yield f"{MODEL}, {MARK}, synthetic streets: the ladder\n\n{report.ladder(latency, scores)}"
 
 

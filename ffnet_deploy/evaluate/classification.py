@@ -143,8 +143,9 @@ def scores(answers: Sequence[ImageAnswer]) -> list[TopScore]:
         return [nothing] * (len(answers[0].best) if answers else 0)
     best = np.stack([item.best for item in counted])
     right: np.ndarray = np.array([np.isin(item.best, item.truth) for item in counted])
-    first, any_of_five = right[:, :, 0], right.any(axis=2)
-    same = np.equal(best[:, :, 0], best[:, :1, 0])
+    first: np.ndarray = right[:, :, 0]
+    any_of_five: np.ndarray = np.any(right, axis=2)
+    same: np.ndarray = np.equal(best[:, :, 0], best[:, :1, 0])
     return [
         TopScore(
             top1=100 * float(first[:, i].mean()),

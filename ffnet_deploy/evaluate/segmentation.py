@@ -87,7 +87,7 @@ class ImageCounts:
         """
         matrices = np.zeros((len(values["equal"]), _CLASSES**2), np.int64)
         for row, sparse in zip(matrices, values["confusion"], strict=True):
-            for i, count in sparse.items():
+            for i, count in dict(sparse).items():
                 row[int(i)] = count
         shaped = matrices.reshape(-1, _CLASSES, _CLASSES)
         equal = tuple(map(int, values["equal"]))
@@ -274,10 +274,6 @@ class Reference:
                 maps.save(*sample, one)
         with self._lock:
             self.computed += len(samples)
-
-    def close(self) -> None:
-        if self._opened is not None:
-            self._opened[0].close()
 
 
 @dataclass(frozen=True, slots=True)
