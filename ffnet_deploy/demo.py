@@ -90,8 +90,8 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
 
     yield f"6/8  ffnet-deploy eval cityscapes --root {data}"
     scores = pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=data), progress)
-    scores.delivered()
     yield accuracy.evaluation(scores)
+    scores.delivered()
     yield from _classify(workspace, plan, progress)
     yield f"{MODEL}, {MARK}, synthetic streets: the ladder\n\n{report.ladder(latency, scores)}"
 

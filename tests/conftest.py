@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import NAME, SIZE, Cli
 
 from ffnet_deploy import runtimes
 from ffnet_deploy.artifacts import Workspace
+from ffnet_deploy.data.scenes import write_cityscapes
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,7 +27,8 @@ def _settings() -> None:
 def _same_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.node.get_closest_marker("gpu") and not runtimes.visible_gpus():
         pytest.skip("needs a CUDA device; the driver shows none")
-    monkeypatch.delenv("CITYSCAPES_DATASET", raising=False)
+    for variable in ("CITYSCAPES_DATASET", "IMAGENET_DATASET"):
+        monkeypatch.delenv(variable, raising=False)
     # Small work: on busy cores a second thread is waited for longer than it helps; runners may have set another count.
     torch.set_num_threads(1)
     random.seed(0)
@@ -35,3 +40,28 @@ def _same_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def workspace(tmp_path: Path) -> Workspace:
     """An empty workspace of the test's own."""
     return Workspace(tmp_path)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command line, in this process."""
+    return Cli(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a graph and FP32 and FP16 engines; tests must not change it."""
+    folder = tmp_path_factory.mktemp("built")
+    for command in (("export", NAME, "--weights", "random", *SIZE), ("build", "--fp32", "--fp16")):
+        subprocess.run(
+            [sys.executable, "-m", "ffnet_deploy.cli", *command], cwd=folder, check=True, capture_output=True
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A custom set whose images the model of ``built`` sees at half size; tests must not change it."""
+    root = tmp_path_factory.mktemp("streets")
+    write_cityscapes(root, "val", {"eichenfurt": 4, "lindenhafen": 3}, seed=3, size=(128, 256))
+    return root

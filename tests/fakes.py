@@ -33,18 +33,20 @@ class FakeRunner:
         shape: tuple[int, ...] = SMALL_SHAPE,
         *,
         ms: float = 1.0,
+        dtype: str = "float32",
+        output: str = "logits",
     ) -> None:
-        self._function, self._ms = function, ms
-        out = function(np.zeros(shape, np.float32))
-        self.inputs: Sequence[TensorSpec] = [TensorSpec("image", tuple(shape), "float32")]
-        self.outputs: Sequence[TensorSpec] = [TensorSpec("logits", out.shape, str(out.dtype))]
+        self._function, self._ms, self._output = function, ms, output
+        out = function(np.zeros(shape, dtype))
+        self.inputs: Sequence[TensorSpec] = [TensorSpec("image", tuple(shape), dtype)]
+        self.outputs: Sequence[TensorSpec] = [TensorSpec(output, out.shape, str(out.dtype))]
         self.calls = 0
         self.closed = False
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         check_feeds(feeds, self.inputs)
         self.calls += 1
-        return {"logits": self._function(feeds["image"])}
+        return {self._output: self._function(feeds["image"])}
 
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         for feed in feeds:

@@ -8,77 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from commands import NAME, SIZE, STEM, Cli, link_workspace, rewrite, started
 
-from ffnet_deploy import artifacts, cli, pipeline
-from ffnet_deploy.data.scenes import write_cityscapes
-
-NAME = "segmentation_ffnet46NS_CCC_mobile"
-SIZE = ("--allow-size", "--height", "64", "--width", "128")
-STEM = f"{NAME}@64x128"
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-class Cli:
-    """Runs ``ffnet-deploy`` in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-
-    def __call__(self, *args: str | Path) -> Result:
-        self._monkeypatch.setattr(sys, "argv", ["ffnet-deploy", *map(str, args)])
-        self._capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = self._capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(monkeypatch, capsys)
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a graph and FP32 and FP16 engines; tests must not change it."""
-    folder = tmp_path_factory.mktemp("built")
-    for command in (("export", NAME, "--weights", "random", *SIZE), ("build", "--fp32", "--fp16")):
-        subprocess.run(
-            [sys.executable, "-m", "ffnet_deploy.cli", *command], cwd=folder, check=True, capture_output=True
-        )
-    return folder
+from ffnet_deploy import artifacts, pipeline
 
 
 @pytest.fixture
 def workspace(built: Path, tmp_path: Path) -> Path:
     """A copy of ``built`` to change; files are linked and only ever replaced."""
-    for file in built.glob("*/*.*"):
-        (tmp_path / file.parent.name).mkdir(exist_ok=True)
-        os.link(file, tmp_path / file.parent.name / file.name)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A custom set whose images the 64x128 model sees at half size."""
-    root = tmp_path_factory.mktemp("streets")
-    write_cityscapes(root, "val", {"eichenfurt": 2, "lindenhafen": 1}, seed=3, size=(128, 256))
-    return root
+    return link_workspace(built, tmp_path)
 
 
 def test_export_says_what_it_made(run: Cli, tmp_path: Path) -> None:
@@ -130,51 +72,6 @@ def test_bench_times_what_runs_and_lists_the_rest(run: Cli, built: Path, tmp_pat
     assert values["environment"]["tools"]["torch"]
 
 
-def test_eval_scores_and_reuses_the_reference(run: Cli, workspace: Path, streets: Path) -> None:
-    first = run("eval", "cityscapes", "--root", streets, "--json", "-", "--workspace", workspace)
-    assert first.code == 0, first.err
-    values = json.loads(first.out)
-    assert values["set"] == "custom set, 3 images"
-    assert values["protocol"] == {"size": [128, 256], "downsample": "blur", "align_corners": False}
-    assert [rung["rung"] for rung in values["rungs"]] == ["pytorch fp32", "onnxruntime fp32", "onnx fp16 emulated"]
-    reference, engine, emulated = values["rungs"]
-    assert reference["agreement"] == 100.0
-    assert emulated["agreement"] > 99
-    assert emulated["agreement"] != engine["agreement"]
-    assert engine["agreement"] > 99.9
-    assert abs(engine["drop"]) < 0.05
-    assert len(engine["iou"]) == 19
-    assert not values["reference_reused"]
-    assert "custom set, 3 images" in first.err  # with `-` the tables go to stderr
-
-    again = run("eval", "cityscapes", "--root", streets, "--json", "-", "--workspace", workspace)
-    assert json.loads(again.out)["reference_reused"]
-    assert json.loads(again.out)["rungs"] == values["rungs"]
-
-    other = run("eval", "cityscapes", "--root", streets, "--align-corners", "--json", "-", "--workspace", workspace)
-    assert not json.loads(other.out)["reference_reused"]
-
-
-def test_eval_takes_its_root_from_the_environment(
-    run: Cli, built: Path, streets: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run("eval", "cityscapes", "--workspace", built).code == 2
-    monkeypatch.setenv("CITYSCAPES_DATASET", str(streets))
-    assert run("eval", "cityscapes", "--only", "onnxruntime", "--workspace", built).code == 0
-
-
-def test_a_missed_gate_prints_the_result_and_exits_1(
-    run: Cli, built: Path, streets: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as forged:
-        forged.setattr(pipeline.Evaluation, "drop", lambda _, i: 0.25 * i)
-        result = run("eval", "cityscapes", "--root", streets, "--max-drop", "0.2", "--workspace", built)
-    assert result.code == 1
-    assert "onnxruntime fp32" in result.out
-    assert "at most 0.2 was allowed" in result.err
-    assert run("eval", "cityscapes", "--root", streets, "--max-drop", "0.5", "--workspace", built).code == 0
-
-
 def test_nothing_besides_the_reference_exits_4_with_its_result(run: Cli, workspace: Path) -> None:
     for file in (workspace / "engines").glob("*onnxruntime*"):
         file.unlink()
@@ -184,22 +81,6 @@ def test_nothing_besides_the_reference_exits_4_with_its_result(run: Cli, workspa
     assert values["rungs"][0]["median_ms"] > 0
     assert values["error"]["exit_code"] == 4
     assert "ffnet-deploy build" in result.err
-
-
-@pytest.mark.parametrize(
-    ("only", "code", "says"),
-    [
-        ("openvino fp32", 2, "there are: "),
-        ("tensorrt-rtx fp16", 4, "needs an NVIDIA GPU"),
-    ],
-)
-def test_only_asks_by_name(run: Cli, built: Path, streets: Path, only: str, code: int, says: str) -> None:
-    result = run("eval", "cityscapes", "--root", streets, "--only", only, "--json", "-", "--workspace", built)
-    assert result.code == code
-    assert says in result.err
-    error = json.loads(result.out)["error"]
-    assert error["exit_code"] == code
-    assert error["message"] in result.err
 
 
 USAGE: list[tuple[tuple[str, ...], str]] = [
@@ -257,17 +138,11 @@ def test_export_without_weights_offline(run: Cli, tmp_path: Path) -> None:
     assert len(result.err.strip().splitlines()) == 1
 
 
-def _rewrite(file: Path, data: bytes) -> None:
-    """Replace a linked file by new bytes without touching the other name of it."""
-    file.unlink()
-    file.write_bytes(data)
-
-
 def test_a_damaged_engine_is_refused(run: Cli, workspace: Path) -> None:
     engine = workspace / "engines" / f"{STEM}.fp32.onnxruntime.onnx"
     data = bytearray(engine.read_bytes())
     data[len(data) // 2] ^= 1
-    _rewrite(engine, bytes(data))
+    rewrite(engine, bytes(data))
     result = run("bench", "--iters", "1", "--workspace", workspace)
     assert result.code == 3
     assert f"ffnet-deploy build {NAME} --fp32 --runtime onnxruntime" in result.err
@@ -275,7 +150,7 @@ def test_a_damaged_engine_is_refused(run: Cli, workspace: Path) -> None:
 
 def test_a_truncated_graph_is_refused(run: Cli, workspace: Path) -> None:
     graph = workspace / "models" / f"{STEM}.onnx"
-    _rewrite(graph, graph.read_bytes()[:-1])
+    rewrite(graph, graph.read_bytes()[:-1])
     result = run("build", "--workspace", workspace)
     assert result.code == 3
     assert "ffnet-deploy export" in result.err
@@ -289,32 +164,6 @@ def test_engines_of_an_older_graph_are_stale(run: Cli, workspace: Path) -> None:
     assert "ffnet-deploy build" in result.err
 
 
-def test_an_image_damaged_in_the_middle_of_the_set(run: Cli, built: Path, tmp_path: Path) -> None:
-    write_cityscapes(tmp_path, "val", {"eichenfurt": 3}, seed=3, size=(128, 256))
-    broken = sorted(tmp_path.glob("leftImg8bit/val/*/*.png"))[1]
-    broken.write_bytes(broken.read_bytes()[:2000])
-    result = run("eval", "cityscapes", "--root", tmp_path, "--json", "-", "--workspace", built)
-    assert result.code == 3
-    assert str(broken) in result.err
-    assert "rungs" not in json.loads(result.out)
-
-
-def test_images_of_another_size(run: Cli, built: Path, tmp_path: Path) -> None:
-    write_cityscapes(tmp_path, "val", {"eichenfurt": 1}, seed=3, size=(64, 128))
-    result = run("eval", "cityscapes", "--root", tmp_path, "--workspace", built)
-    assert result.code == 3
-    assert "128x256 was needed" in result.err
-
-
-def test_label_ids_outside_the_table(run: Cli, built: Path, tmp_path: Path) -> None:
-    write_cityscapes(tmp_path, "val", {"eichenfurt": 1}, seed=3, size=(128, 256))
-    labels = next(tmp_path.glob("gtFine/val/*/*.png"))
-    Image.new("L", (256, 128), 77).save(labels)
-    result = run("eval", "cityscapes", "--root", tmp_path, "--workspace", built)
-    assert result.code == 3
-    assert "[77]" in result.err
-
-
 def test_a_workspace_that_cannot_be_written(run: Cli, tmp_path: Path) -> None:
     # Tests may run as root, whom no permission stops; a file where a folder should be stops everyone.
     (tmp_path / "models").write_text("in the way")
@@ -322,11 +171,6 @@ def test_a_workspace_that_cannot_be_written(run: Cli, tmp_path: Path) -> None:
     assert result.code == 3
     assert "--workspace DIR" in result.err
     assert len(result.err.strip().splitlines()) == 1
-
-
-def _started(folder: Path, *args: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ffnet_deploy.cli", *args]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def _wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
@@ -344,7 +188,7 @@ def test_an_interrupted_build_leaves_nothing_that_counts(
 ) -> None:
     for file in (workspace / "engines").glob("*"):
         file.unlink()
-    process = _started(workspace, "build", "--fp32", "--runtime", "tensorrt-rtx")
+    process = started(workspace, "build", "--fp32", "--runtime", "tensorrt-rtx")
     _wait_for(workspace, "engines/.*.part", process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -363,7 +207,7 @@ def test_an_interrupted_build_leaves_nothing_that_counts(
 def test_an_interrupted_export_leaves_nothing_that_counts(
     tmp_path: Path, number: signal.Signals, code: int, delay: float
 ) -> None:
-    process = _started(tmp_path, "export", NAME, "--weights", "random", *SIZE)
+    process = started(tmp_path, "export", NAME, "--weights", "random", *SIZE)
     time.sleep(delay)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -600,12 +444,12 @@ def test_inspect_weights(run: Cli, tmp_path: Path) -> None:
 def test_inspect_says_what_is_damaged_and_what_is_stale(run: Cli, workspace: Path) -> None:
     engine = workspace / "engines" / f"{STEM}.fp32.tensorrt-rtx.engine"
     half = workspace / "models" / f"{STEM}.fp16.onnx"
-    _rewrite(engine, engine.read_bytes()[:-1])
+    rewrite(engine, engine.read_bytes()[:-1])
     damaged = json.loads(run("inspect", engine, "--json", "-", "--workspace", workspace).out)
     assert damaged["current"].startswith("no: ")
     assert "damaged or half-written" in damaged["current"]
     graph = workspace / "models" / f"{STEM}.onnx"
-    _rewrite(graph, graph.read_bytes() + b"\x00")
+    rewrite(graph, graph.read_bytes() + b"\x00")
     stale = json.loads(run("inspect", half, "--json", "-", "--workspace", workspace).out)
     assert stale["current"].startswith("no: ")
     assert "ffnet-deploy" in stale["current"]
@@ -702,9 +546,3 @@ def test_two_builds_of_one_engine_at_once(run: Cli, workspace: Path) -> None:
         assert part.read_bytes() == before
     assert engine.read_bytes() == before
     assert not list(engine.parent.glob(".*"))
-
-
-@pytest.fixture(autouse=True)
-def _plain_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Progress bars are for terminals; with ``pytest -s`` on one they would mix with what is tested."""
-    monkeypatch.setattr(cli, "_on_terminal", lambda: False)

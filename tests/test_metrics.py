@@ -5,7 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ffnet_deploy.metrics import IGNORE, agree, confusion, iou, near_border
+from ffnet_deploy.metrics import (
+    IGNORE,
+    ROUNDS,
+    Interval,
+    agree,
+    confusion,
+    drop_of_accuracy,
+    drop_of_miou,
+    grouped,
+    iou,
+    mean_class_accuracy,
+    near_border,
+    pixel_accuracy,
+)
 
 CLASSES = 5
 
@@ -174,3 +187,154 @@ def test_one_pixel_of_another_class_is_near_for_a_square_around_it() -> None:
     expected = np.zeros((9, 11), bool)
     expected[1:8, 2:9] = True
     assert np.array_equal(near_border(labels), expected)
+
+
+# --- accuracies and groups ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_accuracies_are_those_of_a_loop(seed: int) -> None:
+    labels, truth = pictures(seed)
+    truth[truth == 2] = IGNORE
+    right, total = [0] * CLASSES, [0] * CLASSES
+    for mine, its in zip(labels.ravel().tolist(), truth.ravel().tolist(), strict=True):
+        if its != IGNORE:
+            total[its] += 1
+            right[its] += mine == its
+    matrix = confusion(labels, truth, CLASSES)
+    assert pixel_accuracy(matrix) == pytest.approx(sum(right) / sum(total), rel=1e-12)
+    # Class 2 is not in the truth, so it has no accuracy, though it is predicted.
+    recalls = [r / t for r, t in zip(right, total, strict=True) if t]
+    assert len(recalls) == CLASSES - 1
+    assert mean_class_accuracy(matrix) == pytest.approx(sum(recalls) / len(recalls), rel=1e-12)
+
+
+def test_accuracies_of_nothing_are_nan() -> None:
+    nothing = np.zeros((CLASSES, CLASSES), np.int64)
+    assert np.isnan(pixel_accuracy(nothing))
+    assert np.isnan(mean_class_accuracy(nothing))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_are_those_of_pictures_with_group_numbers(seed: int) -> None:
+    labels, truth = pictures(seed)
+    groups = ((0, 3), (1,), (2, 4))
+    number = {k: g for g, group in enumerate(groups) for k in group}
+    grouped_labels = np.vectorize(number.get)(labels).astype(np.uint8)
+    grouped_truth = np.array([number.get(k, IGNORE) for k in truth.ravel().tolist()], np.uint8).reshape(truth.shape)
+    found = grouped(confusion(labels, truth, CLASSES), groups)
+    assert found.dtype == np.int64
+    assert np.array_equal(found, confusion(grouped_labels, grouped_truth, 3))
+
+
+# --- intervals ------------------------------------------------------------------------------------------------------
+
+
+def matrices(images: int, seed: int, *, errors: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(images):
+        truth = rng.integers(0, CLASSES - 1, (8, 8)).astype(np.uint8)
+        wrong = rng.random(truth.shape) < errors
+        labels = np.where(wrong, rng.integers(0, CLASSES, truth.shape), truth).astype(np.uint8)
+        found.append(confusion(labels, truth, CLASSES))
+    return np.stack(found)
+
+
+def slow_miou(matrix: np.ndarray) -> float:
+    ious = [slow_iou(matrix.tolist(), k) for k in range(CLASSES)]
+    known = [value for value in ious if not np.isnan(value)]
+    return 100 * sum(known) / len(known)
+
+
+@pytest.mark.parametrize("images", [2, 3, 12])
+def test_the_interval_of_a_drop_is_that_of_drawing_images_one_by_one(images: int) -> None:
+    reference, other = matrices(images, 0), matrices(images, 1, errors=0.5)
+    # The same draws as how often each image is drawn; everything after them is written again.
+    draws = np.random.default_rng(0).multinomial(images, [1 / images] * images, size=ROUNDS)
+    drops = []
+    for draw in draws[:ROUNDS].tolist():
+        chosen = [i for i, times in enumerate(draw) for _ in range(times)]
+        assert len(chosen) == images
+        sides = [slow_miou(sum((side[i] for i in chosen), np.zeros_like(side[0]))) for side in (reference, other)]
+        drops.append(sides[0] - sides[1])
+    drops.sort()
+
+    def percentile(share: float) -> float:
+        at = share * (len(drops) - 1)
+        low = int(at)
+        return drops[low] + (at - low) * (drops[min(low + 1, len(drops) - 1)] - drops[low])
+
+    found = drop_of_miou(reference, other)
+    assert found is not None
+    assert found.low == pytest.approx(percentile(0.025), abs=1e-9)
+    assert found.high == pytest.approx(percentile(0.975), abs=1e-9)
+    assert found.low <= found.high
+
+
+def test_an_interval_is_the_same_each_time_and_ignores_the_global_seed() -> None:
+    reference, other = matrices(10, 0), matrices(10, 1)
+    first = drop_of_miou(reference, other)
+    np.random.seed(123)  # noqa: NPY002 - that it does not matter is what is tested
+    assert drop_of_miou(reference, other) == first
+    right, worse = np.arange(50) % 3 > 0, np.arange(50) % 4 > 0
+    assert drop_of_accuracy(right, worse) == drop_of_accuracy(right, worse)
+
+
+def test_equal_sides_drop_nothing_at_all() -> None:
+    same = matrices(10, 0)
+    assert drop_of_miou(same, same.copy()) == Interval(0.0, 0.0)
+    right = np.arange(50) % 3 > 0
+    assert drop_of_accuracy(right, right.copy()) == Interval(0.0, 0.0)
+
+
+def test_the_interval_of_a_worse_side_is_above_zero_and_turns_its_sign() -> None:
+    better, worse = matrices(40, 0, errors=0.1), matrices(40, 1, errors=0.5)
+    found, turned = drop_of_miou(better, worse), drop_of_miou(worse, better)
+    assert found is not None
+    assert turned is not None
+    assert 0 < found.low < found.high
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+    drop = slow_miou(better.sum(axis=0)) - slow_miou(worse.sum(axis=0))
+    assert found.low < drop < found.high
+
+
+def test_more_images_give_a_narrower_interval() -> None:
+    widths = []
+    for images in (20, 320):
+        found = drop_of_miou(matrices(images, 0), matrices(images, 1, errors=0.4))
+        assert found is not None
+        widths.append(found.high - found.low)
+    # Sixteen times the images should make it a quarter.
+    assert 2.5 < widths[0] / widths[1] < 6
+
+
+def test_one_image_has_no_interval() -> None:
+    assert drop_of_miou(matrices(1, 0), matrices(1, 1)) is None
+    assert drop_of_accuracy(np.array([True]), np.array([False])) is None
+
+
+def test_a_class_that_is_in_few_images_may_be_drawn_or_not() -> None:
+    # Class 4 is in the last image alone: rounds without it have a mean over fewer classes.
+    reference = matrices(6, 0)
+    reference[:5, 4, :] = reference[:5, :, 4] = 0
+    found = drop_of_miou(reference, reference * 1)
+    assert found == Interval(0.0, 0.0)
+
+
+@pytest.mark.parametrize(("count", "seed"), [(40, 0), (300, 1), (2000, 2)])
+def test_the_interval_of_top_1_is_that_of_drawing_images(count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    reference = rng.random(count) < 0.75
+    other = np.where(rng.random(count) < 0.1, rng.random(count) < 0.5, reference)
+    drops = []
+    for _ in range(4000):
+        chosen = rng.integers(0, count, count)
+        drops.append(100 * (reference[chosen].mean() - other[chosen].mean()))
+    found = drop_of_accuracy(reference, other)
+    assert found is not None
+    low, high = np.percentile(drops, [2.5, 97.5])
+    # Both are drawn by chance: their limits differ by some hundredths of the width, and by one image in small sets.
+    slack = 0.12 * (high - low) + 100 / count
+    assert abs(found.low - low) <= slack
+    assert abs(found.high - high) <= slack

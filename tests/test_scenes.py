@@ -66,7 +66,7 @@ def test_layout_and_names(tmp_path: Path) -> None:
     assert not split.official
     images = [load(sample, SIZE).image for sample in split.samples]
     assert not any(np.array_equal(images[0], other) for other in images[1:])
-    with Image.open(split.samples[0].labels) as labels:
+    with Image.open(str(split.samples[0].labels)) as labels:
         assert (labels.mode, labels.size) == ("L", (128, 64))
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
 import threading
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ffnet_deploy.errors import DataError
+
+
+_DAMAGED = (
+    OSError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+)  # fmt: skip
+"""What ``zipfile`` raises on an archive that is damaged, encrypted, or of a kind that it does not know."""
 
 
 class Stored(Protocol):
@@ -60,11 +70,14 @@ class ZipMember:
     def read(self) -> bytes:
         try:
             return _opened(self.archive).read(self.member)
-        except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except _DAMAGED as error:
             raise _unreadable(self, error) from error
 
     def stamp(self) -> str:
-        info = _opened(self.archive).getinfo(self.member)
+        try:
+            info = _opened(self.archive).getinfo(self.member)
+        except _DAMAGED:
+            return "absent"
         return f"{info.file_size}:{info.CRC:08x}"
 
 
@@ -105,7 +118,7 @@ def members(archive: Path) -> list[str]:
     """
     try:
         return [info.filename for info in _opened(archive).infolist() if not info.is_dir()]
-    except (OSError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise DataError(f"{archive} cannot be read as a zip archive ({error}). Download it again.") from error
 
 

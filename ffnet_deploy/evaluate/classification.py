@@ -142,9 +142,10 @@ def scores(answers: Sequence[ImageAnswer]) -> list[TopScore]:
         nothing = TopScore(float("nan"), float("nan"), float("nan"), 0)
         return [nothing] * (len(answers[0].best) if answers else 0)
     best = np.stack([item.best for item in counted])
-    right = np.stack([np.isin(item.best, item.truth) for item in counted])
-    first, any_of_five = right[:, :, 0], np.asarray(right.any(axis=2))
-    same = np.stack([best[:, i, 0] == best[:, 0, 0] for i in range(best.shape[1])], axis=1)
+    right: np.ndarray = np.array([np.isin(item.best, item.truth) for item in counted])
+    first: np.ndarray = right[:, :, 0]
+    any_of_five: np.ndarray = np.any(right, axis=2)
+    same: np.ndarray = np.equal(best[:, :, 0], best[:, :1, 0])
     return [
         TopScore(
             top1=100 * float(first[:, i].mean()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,20 @@ class Line(Protocol):
 
 
 R = TypeVar("R", bound=Line)
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    """JSON after its checksum: a flipped bit in a number would be another number."""
+    text = json.dumps(values, separators=(",", ":")).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def _values(line: bytes) -> dict[str, Any]:
+    checksum, _, text = line.removesuffix(b"\n").partition(b" ")
+    if int(checksum, 16) != zlib.crc32(text):
+        raise ValueError("a damaged line")
+    values: dict[str, Any] = json.loads(text)
+    return values
 
 
 class Journal(Generic[R]):
@@ -79,7 +94,7 @@ class Journal(Generic[R]):
                 break
             whole += len(line)
             try:
-                yield parse(json.loads(line))
+                yield parse(_values(line))
             except (ValueError, LookupError, TypeError):
                 # Damaged on the disk: that image is computed again.
                 continue
@@ -92,7 +107,7 @@ class Journal(Generic[R]):
             ArtifactError: the disk is full.
         """
         try:
-            self._file.write((json.dumps(result.to_json(), separators=(",", ":")) + "\n").encode())
+            self._file.write(_line(result.to_json()))
             self._file.flush()
         except OSError as error:
             raise ArtifactError(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Event, Lock
 from typing import Protocol, TypeVar
 
 from ffnet_deploy.evaluate.journal import Journal, Line
@@ -99,14 +99,27 @@ def ordered(work: Callable[[T], R], items: Sequence[T], lanes: int) -> Iterator[
 
     When one fails, or the caller stops, those in work are finished and no other is begun.
     """
+    failed = Event()
+
+    def attempt(item: T) -> R:
+        # Items are begun in their order: after a failure only later ones are left, and nobody takes their results.
+        if failed.is_set():
+            raise CancelledError
+        try:
+            return work(item)
+        except BaseException:
+            failed.set()
+            raise
+
     with ThreadPoolExecutor(lanes, thread_name_prefix="evaluate") as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
+                waiting.append(pool.submit(attempt, item))
                 if len(waiting) >= 2 * lanes:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            failed.set()
             pool.shutdown(wait=True, cancel_futures=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -17,7 +17,7 @@ from ffnet_deploy import metrics
 from ffnet_deploy.artifacts import hash_json, replacing, write_json
 from ffnet_deploy.data import cityscapes
 from ffnet_deploy.data.images import halve, normalise
-from ffnet_deploy.errors import EngineError
+from ffnet_deploy.errors import ArtifactError, EngineError
 from ffnet_deploy.evaluate.labels import upsampled_labels
 from ffnet_deploy.evaluate.loop import Stopwatch
 from ffnet_deploy.metrics import Interval
@@ -87,7 +87,7 @@ class ImageCounts:
         """
         matrices = np.zeros((len(values["equal"]), _CLASSES**2), np.int64)
         for row, sparse in zip(matrices, values["confusion"], strict=True):
-            for i, count in sparse.items():
+            for i, count in dict(sparse).items():
                 row[int(i)] = count
         shaped = matrices.reshape(-1, _CLASSES, _CLASSES)
         equal = tuple(map(int, values["equal"]))
@@ -197,7 +197,10 @@ class LabelMaps:
         self._size = size
         self._folder = folder / hash_json(key)[:16]
         if not (self._folder / "key.json").exists():
-            write_json(self._folder / "key.json", key)
+            # It is for people. Another shard may write the same at this moment; a folder that cannot be written at all
+            # is met again by the first label map.
+            with suppress(ArtifactError):
+                write_json(self._folder / "key.json", key)
 
     def load(self, name: str, sha256: str) -> np.ndarray | None:
         """uint8 (H, W) train ids of one sample, or None."""
@@ -274,10 +277,6 @@ class Reference:
                 maps.save(*sample, one)
         with self._lock:
             self.computed += len(samples)
-
-    def close(self) -> None:
-        if self._opened is not None:
-            self._opened[0].close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,6 +261,10 @@ class _Story:
             "command": command,
             "sources": sources,
             "protocol": protocol,
+            # Shards may run side by side, and one that ends must not take what another has done with it.
+            "part": asdict(part),
+            # What was taken over from a run that wrote no predictions would be missing among them, or older than it.
+            "predictions": str(self._options.predictions.resolve()) if self._options.predictions else None,
             "entries": [asdict(entry) for entry in entries],
             # Shards may be computed at the same time, each with a journal of its own.
             "part": asdict(part),
@@ -270,7 +274,9 @@ class _Story:
         with Journal(
             self._workspace.engines / "unfinished", key, parse, resume=self._options.resume, current=current
         ) as j:
-            self._taken_over = sum(sample.name in j.done for sample in samples)
+            self._taken_over = len(j.done)
+            for line in j.done.values():
+                partial.add(line)
             if j.left and not self._options.resume:
                 self._options.tell(
                     f"{len(j.left)} of {len(samples)} images of an interrupted run are kept: stop this and add "
@@ -279,7 +285,8 @@ class _Story:
 
             def told(line: Any, done: int, total: int) -> None:  # noqa: ANN401 - a result of either kind
                 rate = (done - self._taken_over) / (time.monotonic() - started)
-                self._progress(f"evaluating, {rate:.2f} images/s, {partial.with_(line)} so far", done, total)
+                partial.add(line)
+                self._progress(f"evaluating, {rate:.2f} images/s, {partial} so far", done, total)
 
             images = run(work, samples, batch=self._graph.shape[0], lanes=self._lanes, journal=j, told=told)
             self.journal = j.path
@@ -315,12 +322,14 @@ class _PartialMiou:
     def __init__(self) -> None:
         self._matrix: Any = 0
 
-    def with_(self, line: ImageCounts) -> str:
+    def add(self, line: ImageCounts) -> None:
+        self._matrix = self._matrix + line.matrices[0]
+
+    def __str__(self) -> str:
         import numpy as np
 
         from ffnet_deploy import metrics
 
-        self._matrix = self._matrix + line.matrices[0]
         return f"mIoU {100 * np.nanmean(metrics.iou(self._matrix)):.1f}" if self._matrix.any() else "no pixel"
 
 
@@ -330,9 +339,11 @@ class _PartialTop1:
     def __init__(self) -> None:
         self._right = self._count = 0
 
-    def with_(self, line: ImageAnswer) -> str:
+    def add(self, line: ImageAnswer) -> None:
         self._right += int(line.best[0, 0]) in line.truth
         self._count += bool(line.truth)
+
+    def __str__(self) -> str:
         return f"top-1 {100 * self._right / max(1, self._count):.1f}"
 
 
