@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
-from ffnet_deploy import __version__, report
-from ffnet_deploy.artifacts import Workspace, write_json
+from ffnet_deploy import __version__, report, report_bench
+from ffnet_deploy.artifacts import SCHEMA, Workspace, write_json
 from ffnet_deploy.errors import FFNetDeployError, UsageError
 from ffnet_deploy.zoo import specs
 
@@ -55,6 +55,15 @@ class Upsampling(StrEnum):
     """What ``--upsampling`` takes."""
 
     bilinear = "bilinear"
+
+
+class Mode(StrEnum):
+    """What ``bench --mode`` takes."""
+
+    compute = "compute"
+    end_to_end = "end-to-end"
+    throughput = "throughput"
+    cold = "cold"
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -258,21 +267,34 @@ def build(
 @app.command()
 def bench(
     name: OptionalName = None,
-    iters: Annotated[int, typer.Option(help="Runs of each rung.")] = 200,
+    mode: Annotated[Mode, typer.Option(help="compute: the network alone. end-to-end: host image to host labels.")] = (
+        Mode.compute
+    ),
+    iters: Annotated[
+        int | None, typer.Option(help="Runs of each rung, at least: 200; starts of it in mode cold: 5.")
+    ] = None,
+    min_seconds: Annotated[float, typer.Option(metavar="S", help="Time in runs of each rung, at least.")] = 3.0,
+    concurrency: Annotated[
+        int | None, typer.Option(metavar="N", help="Runners at the same time in mode throughput; left out: 1.")
+    ] = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of every rung; left out: all cores.")] = None,
     json_file: Json = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Time the reference and every rung that can run here."""
+    """Time the reference and every rung that can run here.
+
+    The modes measure different things and are never mixed.
+    """
     from ffnet_deploy import pipeline
 
-    with _json_errors(json_file, "bench"):
+    with _json_errors(json_file, "bench", pipeline.BENCH_SCHEMA):
+        options = pipeline.BenchOptions(mode.value, iters, min_seconds, concurrency, device, threads)
         space = _space(workspace)
         _tell_model(space, name)
         with _progress() as progress:
-            result = pipeline.bench(space, name, iters=iters, device=device, threads=threads, progress=progress)
-        _deliver(json_file, result.to_json(), report.benchmark(result))
+            result = pipeline.bench(space, name, options, progress)
+        _deliver(json_file, result.to_json(), report_bench.benchmark(result))
         failure = result.failure
     if failure:
         raise failure
@@ -408,18 +430,17 @@ def _check_json(target: str | None) -> None:
 
 
 @contextmanager
-def _json_errors(json_file: str | None, command: str) -> Iterator[None]:
+def _json_errors(json_file: str | None, command: str, schema: int = SCHEMA) -> Iterator[None]:
     """Write an error where the JSON result would have gone."""
     _check_json(json_file)
     try:
         yield
     except FFNetDeployError as error:
         if json_file:
-            from ffnet_deploy.artifacts import SCHEMA
             from ffnet_deploy.pipeline import error_json
 
             try:
-                _write_json(json_file, {"schema": SCHEMA, "command": command, "error": error_json(error)})
+                _write_json(json_file, {"schema": schema, "command": command, "error": error_json(error)})
             except (FFNetDeployError, OSError) as second:
                 _tell(f"the error could not be written as JSON either: {second}")
         raise

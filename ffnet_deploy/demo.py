@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy import artifacts, demo_training, pipeline, report
+from ffnet_deploy import artifacts, demo_training, pipeline, report, report_bench
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data import scenes
 from ffnet_deploy.data.cityscapes import find_split
@@ -79,8 +79,8 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
     yield report.built(pipeline.build(workspace, MODEL, pipeline.BuildOptions(("fp32", "fp16")), progress))
 
     yield f"5/6  ffnet-deploy bench --iters {plan.iters}"
-    latency = pipeline.bench(workspace, MODEL, iters=plan.iters, progress=progress)
-    yield report.benchmark(latency)
+    latency = pipeline.bench(workspace, MODEL, pipeline.BenchOptions(iters=plan.iters), progress)
+    yield report_bench.benchmark(latency)
 
     yield f"6/6  ffnet-deploy eval cityscapes --root {data}"
     scores = pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=data), progress)

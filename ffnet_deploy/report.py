@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 
 Row = Sequence[object]
 
-_BUSY = 0.1
-"""Share of the processor, taken by others, above which a measurement is disturbed."""
-
 
 def table(headers: Sequence[str], rows: Sequence[Row]) -> str:
     """Columns of text: the first to the left, numbers and the other columns as they come, numbers to the right."""
@@ -134,42 +131,13 @@ def built(results: Sequence[Built]) -> str:
         for b in results
     ]
     body = table(("engine", "precision", "runtime", "size", "built in", "found in it"), rows)
-    return f"{results[0].path.parent}/\n{body}{_marked_line(results[0].record.marks)}"
+    return f"{results[0].path.parent}/\n{body}{note(results[0].record.marks)}"
 
 
 def _found(found: Mapping[str, Any]) -> str | None:
     """Shares of the multiply-accumulates by the precision that was found."""
     share = found.get("share")
     return ", ".join(f"{100 * part:.4g} % {name}" for name, part in share.items()) if share else None
-
-
-def benchmark(result: Benchmark) -> str:
-    """Latency of every rung, and what could not run."""
-    first = result.latencies[0].median
-    rows = [
-        (
-            item.rung.name,
-            megabytes(item.rung.size),
-            item.median,
-            item.percentile(90),
-            item.percentile(99),
-            f"{first / item.median:.2f}x",
-        )
-        for item in result.latencies
-    ]
-    title = (
-        f"{result.model}: latency of the network alone, ms, batch {result.batch}\n"
-        f"{result.iters} runs of each in turns, {result.threads} threads, {result.environment['processor']}"
-    )
-    body = table(("rung", "file", "median", "p90", "p99", "speed-up"), rows)
-    return f"{title}\n\n{body}{skipped(result.skipped)}{_busy(result)}{_marked_line(result.marks)}"
-
-
-def _busy(result: Benchmark) -> str:
-    if result.other_work <= _BUSY:
-        return ""
-    share = f"{100 * result.other_work:.0f} %"
-    return f"\n\nWarning: other work took {share} of the processor just before this. Do not quote these figures."
 
 
 def evaluation(result: Evaluation) -> str:
@@ -188,7 +156,7 @@ def evaluation(result: Evaluation) -> str:
     classes = [(name, *(iou[name] for iou in ious)) for name in ious[0]]
     body = table(("rung", "mIoU", "drop", "agreement"), rows)
     by_class = table(("IoU", *(rung.name for rung in result.rungs)), classes)
-    return f"{title}\n\n{body}\n\n{by_class}{skipped(result.skipped)}{_marked_line(result.marks)}"
+    return f"{title}\n\n{body}\n\n{by_class}{skipped(result.skipped)}{note(result.marks)}"
 
 
 def inspection(result: Inspection) -> str:
@@ -243,6 +211,8 @@ def ladder(bench: Benchmark, scored: Evaluation) -> str:
         for i, (rung, score) in enumerate(zip(scored.rungs, scored.scores, strict=True))
     }
     first = bench.latencies[0].median
+    # PyTorch's other ways compute the reference's network: they are timed only.
+    unscored = (None, None, "timed, never scored")
     rows: list[Row] = [
         (
             item.rung.name,
@@ -250,9 +220,11 @@ def ladder(bench: Benchmark, scored: Evaluation) -> str:
             megabytes(item.rung.size),
             f"{item.median:.1f} ms",
             f"{first / item.median:.2f}x",
-            scores[item.rung.name][0].miou,
-            scores[item.rung.name][1],
-            "",
+            *(
+                (scores[item.rung.name][0].miou, scores[item.rung.name][1], "")
+                if item.rung.name in scores
+                else unscored
+            ),
         )
         for item in bench.latencies
     ]
@@ -287,5 +259,6 @@ def _marked(marks: Sequence[str]) -> str:
     return f"  [{', '.join(marks)}]" if marks else ""
 
 
-def _marked_line(marks: Sequence[str]) -> str:
+def note(marks: Sequence[str]) -> str:
+    """What must be said of everything made from marked weights; nothing where there are no marks."""
     return f"\n\nNote: {', '.join(marks)}." if marks else ""

@@ -27,7 +27,7 @@ COMMANDS = (
 )  # fmt: skip
 MAP = (
     "cli.py", "pipeline/__init__.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",
-    "runtimes/__init__.py", "verify.py", "evaluate.py", "bench.py",
+    "runtimes/__init__.py", "verify.py", "evaluate.py", "bench/__init__.py", "machine/__init__.py",
 )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     ("errors",),
     ("artifacts",),
+    ("machine",),
     ("zoo",),
     ("data",),
     ("graph",),
@@ -32,13 +33,14 @@ ROOMS = (
     ("metrics",),
     ("verify", "evaluate", "bench"),
     ("report",),
+    ("report_bench",),
     ("pipeline",),
     ("demo_training",),
     ("demo",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
-TYPES_FROM_LATER = {("report", "pipeline"), ("report", "bench"), ("cli", "pipeline")}
+TYPES_FROM_LATER = {("report", "pipeline"), ("report", "bench"), ("report_bench", "pipeline"), ("cli", "pipeline")}
 """Rooms whose annotations may name what a later room makes."""
 
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "PIL", "polygraphy", "tensorrt", "tensorrt_rtx",
@@ -53,6 +55,10 @@ LIGHT = (
     "runtimes.options",
     "report",
     "pipeline",
+    "machine",
+    "machine.load",
+    "machine.nvml",
+    "report_bench",
 )
 MOST_LINES = 520
 LONGEST_FUNCTION = 60

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffnet_deploy.pipeline.bench import Benchmark, bench, environment
+from ffnet_deploy.pipeline.bench import BENCH_SCHEMA, Benchmark, BenchOptions, bench, environment
 from ffnet_deploy.pipeline.build import BuildOptions, Built, build, plan
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
 from ffnet_deploy.pipeline.doctor import Diagnosis, doctor
@@ -13,7 +13,9 @@ from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder
 from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
 
 __all__ = [
+    "BENCH_SCHEMA",
     "RANDOM",
+    "BenchOptions",
     "Benchmark",
     "BuildOptions",
     "Built",

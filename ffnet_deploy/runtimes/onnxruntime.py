@@ -28,13 +28,14 @@ _ERRORS_ONLY = 3
 class OnnxRuntimeRunner:
     """Runs a graph with ONNX Runtime on the CPU."""
 
-    def __init__(self, model: Path | bytes, *, threads: int, spinning: bool = True) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int, spinning: bool = True, arena: bool = True) -> None:
         """Load a graph.
 
         Args:
             model: a file, or a serialised ModelProto.
             threads: inside an operator; operators run one after the other.
             spinning: idle threads burn their core between operators: faster alone, slower beside other work.
+            arena: keep a run's memory for the next run, instead of asking the system for it again.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
@@ -43,6 +44,7 @@ class OnnxRuntimeRunner:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
+        options.enable_cpu_mem_arena = arena
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         self._session = _session(model, options)
         self.inputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_inputs()]

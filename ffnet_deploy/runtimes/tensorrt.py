@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -236,6 +237,7 @@ class TensorRTRunner:
             spec for spec in specs if modes[spec.name] == self._trt.TensorIOMode.OUTPUT
         ]
         self._buffers: dict[str, Buffer] = {}
+        self.spans: dict[str, list[float]] = {"enqueue": [], "upload": [], "download": []}
         self._allocate(1)
 
     def _allocate(self, batch: int) -> None:
@@ -253,8 +255,13 @@ class TensorRTRunner:
         batch = len(feeds[self.inputs[0].name])
         if batch != self._batch and None in self.inputs[0].shape:
             self._allocate(batch)
+        start = time.perf_counter_ns()
         for spec in self.inputs:
             self._buffers[spec.name].upload(feeds[spec.name])
+        self._keep("upload", start)
+
+    def _keep(self, span: str, start: int) -> None:
+        self.spans[span].append((time.perf_counter_ns() - start) / 1e6)
 
     def _spec(self, name: str) -> TensorSpec:
         dtype = self._trt.nptype(self._engine.get_tensor_dtype(name))
@@ -264,7 +271,11 @@ class TensorRTRunner:
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         self._upload(feeds)
         self._enqueue()
-        return {spec.name: self._buffers[spec.name].download() for spec in self.outputs}
+        self._cuda.wait()
+        start = time.perf_counter_ns()
+        outputs = {spec.name: self._buffers[spec.name].download() for spec in self.outputs}
+        self._keep("download", start)
+        return outputs
 
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         samples = []
@@ -274,8 +285,10 @@ class TensorRTRunner:
         return samples
 
     def _enqueue(self) -> None:
+        start = time.perf_counter_ns()
         if not self._context.execute_async_v3(self._cuda.stream):
             raise EngineError("TensorRT could not enqueue the engine. Is the GPU's memory free?")
+        self._keep("enqueue", start)
 
     def close(self) -> None:
         self._buffers.clear()
