@@ -279,6 +279,7 @@ def bench(
     ] = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of every rung; left out: all cores.")] = None,
+    layers: Annotated[bool, typer.Option("--profile", help="Time every layer of every engine instead.")] = False,
     json_file: Json = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -293,9 +294,13 @@ def bench(
         space = _space(workspace)
         _tell_model(space, name)
         with _progress() as progress:
-            result = pipeline.bench(space, name, options, progress)
-        _deliver(json_file, result.to_json(), report_bench.benchmark(result))
-        failure = result.failure
+            if layers:
+                found = pipeline.profile(space, name, options, progress)
+                value, text, failure = found.to_json(), report_bench.profile(found), found.failure
+            else:
+                result = pipeline.bench(space, name, options, progress)
+                value, text, failure = result.to_json(), report_bench.benchmark(result), result.failure
+        _deliver(json_file, value, text)
     if failure:
         raise failure
 

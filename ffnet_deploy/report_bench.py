@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from ffnet_deploy import report
 
 if TYPE_CHECKING:
-    from ffnet_deploy.pipeline import Benchmark
+    from ffnet_deploy.pipeline import Benchmark, Profile
+    from ffnet_deploy.pipeline.profile import Profiled
 
 _MEASURED = {
     "compute": "latency of the network alone, inputs on its device, ms",
@@ -65,3 +66,36 @@ def _interval(interval: tuple[float, float] | None) -> str | None:
 def _warnings(result: Benchmark) -> str:
     lines = [f"Warning: {f'{doubt.rung}: ' if doubt.rung else ''}{doubt.text}." for doubt in result.doubts]
     return "".join(f"\n{'' if i else chr(10)}{line}" for i, line in enumerate(lines))
+
+
+def profile(result: Profile) -> str:
+    """Every layer of every rung, in the order of execution, and the peaks it was held to."""
+    n, _, height, width = result.shape
+    macs = ", ".join(f"{rate / 1e9:.0f} GMAC/s {name}" for name, rate in result.peaks.macs_per_s.items())
+    title = (
+        f"{result.model}: time by layer, ms\n"
+        f"mode profile, median of {result.runs} runs, batch {n} of {height}x{width}, {result.threads} threads, "
+        f"{result.environment['processor']}\n"
+        f"peaks measured in this run: {macs}, {result.peaks.bytes_per_s / 1e9:.1f} GB/s"
+    )
+    foot = f"{report.skipped(result.skipped)}{report.note(result.marks)}"
+    return "\n\n".join([title, *(_layers(item) for item in result.rungs)]) + foot
+
+
+def _layers(item: Profiled) -> str:
+    rows = [
+        (
+            layer.module,
+            layer.kind,
+            layer.precision,
+            layer.median_ms,
+            f"{100 * layer.median_ms / item.total_ms:.1f} %",
+            layer.macs / 1e6,
+            report.megabytes(layer.bytes),
+            layer.bound,
+            None if layer.roofline is None else f"{100 * layer.roofline:.0f} %",
+        )
+        for layer in item.layers
+    ]
+    headers = ("module", "layer", "ran in", "ms", "share", "MMACs", "moved", "bound by", "of the peak")
+    return f"{item.rung.name}: {item.total_ms:.2f} ms in {len(rows)} layers\n\n{report.table(headers, rows)}"

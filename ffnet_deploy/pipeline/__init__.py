@@ -10,6 +10,7 @@ from ffnet_deploy.pipeline.evaluate import EvalOptions, Evaluation, evaluate_cit
 from ffnet_deploy.pipeline.export import RANDOM, Exported, ExportOptions, export
 from ffnet_deploy.pipeline.inspect import Inspection, inspect
 from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder
+from ffnet_deploy.pipeline.profile import Profile, profile
 from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Graph",
     "Inspection",
     "Ladder",
+    "Profile",
     "Progress",
     "Skipped",
     "bench",
@@ -42,6 +44,7 @@ __all__ = [
     "ladder",
     "list_models",
     "plan",
+    "profile",
     "quiet",
     "street_feeds",
 ]

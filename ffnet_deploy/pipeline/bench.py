@@ -152,14 +152,16 @@ def bench(
         ArtifactError: no current graph, or a damaged or stale engine.
         EngineError, MissingDependencyError, WeightsError: a rung cannot be opened, or its process died.
     """
-    from ffnet_deploy import bench as measure
-    from ffnet_deploy.bench import doubts
     from ffnet_deploy.machine.load import Watch, other_work
 
     options = options or BenchOptions()
     check(options)
     graph = current_graph(workspace, name)
     found = ladder(workspace, graph)
+    # After everything that may be wrong: they load NumPy.
+    from ffnet_deploy import bench as measure
+    from ffnet_deploy.bench import doubts
+
     threads = runtimes.default_threads() if options.threads is None else options.threads
     rungs = [*pytorch_rungs(found.reference, options.device), *found.running]
     progress("drawing inputs", 0, None)

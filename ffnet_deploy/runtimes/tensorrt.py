@@ -8,6 +8,7 @@ written against the API and not been run: see docs/design.md.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ffnet_deploy.artifacts import write_bytes
 from ffnet_deploy.errors import EngineError, UsageError, needs
 from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
-from ffnet_deploy.runtimes.layers import parse_log, summary
+from ffnet_deploy.runtimes.layers import NODE, LayerTime, parse_log, summary
 from ffnet_deploy.runtimes.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -283,6 +284,38 @@ class TensorRTRunner:
             self._upload(feed)
             samples.append(self._cuda.milliseconds(self._enqueue))
         return samples
+
+    def profile(self, feeds: Sequence[Feeds], runs: int) -> list[LayerTime]:
+        """Time every layer of the engine, in the order that the engine lists them."""
+        times: dict[str, list[float]] = {}
+
+        class Times(self._trt.IProfiler):  # type: ignore[misc, name-defined]
+            def report_layer_time(self, layer: str, milliseconds: float) -> None:
+                times.setdefault(layer, []).append(milliseconds)
+
+        # Attached after a plain run, in which the engine allocates.
+        self(feeds[0])
+        self._context.profiler = Times()
+        for feed in itertools.islice(itertools.cycle(feeds), runs):
+            self(feed)
+        kinds = self._layers()
+        return [
+            LayerTime(
+                name=name,
+                kind=str(kinds.get(name, {}).get("LayerType", "")),
+                samples=tuple(samples),
+                precision=None,
+                bytes=None,
+                nodes=tuple(NODE.findall(str(kinds.get(name, {}).get("Metadata", "")))),
+            )
+            for name, samples in times.items()
+        ]
+
+    def _layers(self) -> dict[str, dict[str, Any]]:
+        """What the engine inspector tells of every layer, by name; engines are built with DETAILED verbosity."""
+        text = self._engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
+        layers = json.loads(text)["Layers"]
+        return {layer["Name"]: layer for layer in layers if isinstance(layer, dict)}
 
     def _enqueue(self) -> None:
         start = time.perf_counter_ns()
