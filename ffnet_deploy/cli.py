@@ -305,6 +305,29 @@ def bench(
         raise failure
 
 
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="What bench --json wrote.", show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="The same, of another time.", show_default=False)],
+    max_slowdown: Annotated[
+        float | None, typer.Option(metavar="RATIO", help="Exit 1 if a rung of B takes more than this of A's time.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Lay two benchmarks side by side.
+
+    Of the same model and mode, from two times, versions or machines.
+    """
+    from ffnet_deploy import pipeline
+
+    with _json_errors(json_file, "compare", pipeline.BENCH_SCHEMA):
+        result = pipeline.compare(before, after, max_slowdown)
+        _deliver(json_file, result.to_json(), report_bench.comparison(result))
+        failure = result.failure
+    if failure:
+        raise failure
+
+
 @eval_app.command("cityscapes")
 def eval_cityscapes(
     name: OptionalName = None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ffnet_deploy import report
 
 if TYPE_CHECKING:
-    from ffnet_deploy.pipeline import Benchmark, Profile
+    from ffnet_deploy.bench.doubts import Doubt
+    from ffnet_deploy.pipeline import Benchmark, Comparison, Profile
     from ffnet_deploy.pipeline.profile import Profiled
 
 _MEASURED = {
@@ -45,7 +47,7 @@ def benchmark(result: Benchmark) -> str:
     ]
     names = [name.replace("_", " ") for name in headers]
     body = report.table(("rung", "file", *names, "speed-up", "95 %", "over best PyTorch"), rows)
-    foot = f"{report.skipped(result.skipped)}{_warnings(result)}{report.note(result.marks)}"
+    foot = f"{report.skipped(result.skipped)}{_warnings(result.doubts)}{report.note(result.marks)}"
     return f"{title}\n\n{body}\n\nspeed-up: over {result.rungs[0].name}; best PyTorch: {best}{foot}"
 
 
@@ -63,8 +65,8 @@ def _interval(interval: tuple[float, float] | None) -> str | None:
     return f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else None
 
 
-def _warnings(result: Benchmark) -> str:
-    lines = [f"Warning: {f'{doubt.rung}: ' if doubt.rung else ''}{doubt.text}." for doubt in result.doubts]
+def _warnings(doubts: Sequence[Doubt]) -> str:
+    lines = [f"Warning: {f'{doubt.rung}: ' if doubt.rung else ''}{doubt.text}." for doubt in doubts]
     return "".join(f"\n{'' if i else chr(10)}{line}" for i, line in enumerate(lines))
 
 
@@ -78,7 +80,7 @@ def profile(result: Profile) -> str:
         f"{result.environment['processor']}\n"
         f"peaks measured in this run: {macs}, {result.peaks.bytes_per_s / 1e9:.1f} GB/s"
     )
-    foot = f"{report.skipped(result.skipped)}{report.note(result.marks)}"
+    foot = f"{report.skipped(result.skipped)}{_warnings(result.doubts)}{report.note(result.marks)}"
     return "\n\n".join([title, *(_layers(item) for item in result.rungs)]) + foot
 
 
@@ -99,3 +101,25 @@ def _layers(item: Profiled) -> str:
     ]
     headers = ("module", "layer", "ran in", "ms", "share", "MMACs", "moved", "bound by", "of the peak")
     return f"{item.rung.name}: {item.total_ms:.2f} ms in {len(rows)} layers\n\n{report.table(headers, rows)}"
+
+
+def comparison(result: Comparison) -> str:
+    """Two runs side by side: every rung that both have, and what else differs."""
+    unit = "images/s" if result.mode == "throughput" else "ms"
+    rows = [
+        (
+            row.rung,
+            row.before,
+            row.after,
+            f"{row.slowdown:.3f}",
+            f"{row.interval[0]:.3f}-{row.interval[1]:.3f}" if row.interval else None,
+            "another" if row.other_file else "the same",
+        )
+        for row in result.rows
+    ]
+    title = f"{result.model}: mode {result.mode}, batch {result.batch}\nA: {result.paths[0]}\nB: {result.paths[1]}"
+    body = report.table(("rung", f"A, {unit}", f"B, {unit}", "time B/A", "95 %", "file"), rows)
+    alone = [f"only in {side}: {rung}" for side, rungs in result.alone.items() for rung in rungs]
+    differ = report.table(("differs", "A", "B"), [(d.what, d.before, d.after) for d in result.differences])
+    lone = "".join(f"\n{'' if i else chr(10)}{line}" for i, line in enumerate(alone))
+    return f"{title}\n\n{body}{lone}" + (f"\n\n{differ}" if result.differences else "\n\nnothing else differs")

@@ -40,7 +40,13 @@ ROOMS = (
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
-TYPES_FROM_LATER = {("report", "pipeline"), ("report", "bench"), ("report_bench", "pipeline"), ("cli", "pipeline")}
+TYPES_FROM_LATER = {
+    ("report", "pipeline"),
+    ("report", "bench"),
+    ("report_bench", "pipeline"),
+    ("report_bench", "bench"),
+    ("cli", "pipeline"),
+}
 """Rooms whose annotations may name what a later room makes."""
 
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "PIL", "polygraphy", "tensorrt", "tensorrt_rtx",

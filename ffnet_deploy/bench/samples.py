@@ -71,7 +71,9 @@ class Interval:
         return [self.low, self.high]
 
 
-def speed_up(reference: Sequence[Turn], rung: Sequence[Turn], *, by_wall_clock: bool = False) -> Interval | None:
+def speed_up(
+    reference: Sequence[Turn], rung: Sequence[Turn], *, by_wall_clock: bool = False, paired: bool = True
+) -> Interval | None:
     """Bootstrap interval of cost(reference) / cost(rung); None with too few turns.
 
     Runs that follow each other are alike (clocks, caches, other work), so single runs are not resampled: turns are.
@@ -82,17 +84,24 @@ def speed_up(reference: Sequence[Turn], rung: Sequence[Turn], *, by_wall_clock: 
         reference: its turns, one a round.
         rung: its turns in the same rounds.
         by_wall_clock: the cost is ``seconds_each`` and not ``median_ms``.
+        paired: both took turns in one run; False draws each by itself, as for runs on two machines.
     """
-    rounds = min(len(reference), len(rung))
-    if rounds < _FEWEST_TURNS:
+    if min(len(reference), len(rung)) < _FEWEST_TURNS:
         return None
-    draws = np.random.default_rng(0).integers(rounds, size=(_RESAMPLES, rounds))
-    # How often each round was drawn: (resamples, rounds).
-    counts = np.stack([np.bincount(draw, minlength=rounds) for draw in draws])
+    assert not paired or len(reference) == len(rung)
+    random = np.random.default_rng(0)
+    first = _draws(random, len(reference))
+    second = first if paired else _draws(random, len(rung))
     costs = _seconds_each if by_wall_clock else _medians
-    ratios = costs(reference[:rounds], counts) / costs(rung[:rounds], counts)
+    ratios = costs(reference, first) / costs(rung, second)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return Interval(float(low), float(high))
+
+
+def _draws(random: np.random.Generator, rounds: int) -> np.ndarray:
+    """How often each round is drawn in each resample: int64 (resamples, rounds)."""
+    drawn = random.integers(rounds, size=(_RESAMPLES, rounds))
+    return np.stack([np.bincount(draw, minlength=rounds) for draw in drawn])
 
 
 def _seconds_each(turns: Sequence[Turn], counts: np.ndarray) -> np.ndarray:

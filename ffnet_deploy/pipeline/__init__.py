@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ffnet_deploy.pipeline.bench import BENCH_SCHEMA, Benchmark, BenchOptions, bench, environment
 from ffnet_deploy.pipeline.build import BuildOptions, Built, build, plan
+from ffnet_deploy.pipeline.compare import Comparison, compare
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
 from ffnet_deploy.pipeline.doctor import Diagnosis, doctor
 from ffnet_deploy.pipeline.evaluate import EvalOptions, Evaluation, evaluate_cityscapes
@@ -20,6 +21,7 @@ __all__ = [
     "Benchmark",
     "BuildOptions",
     "Built",
+    "Comparison",
     "Diagnosis",
     "EvalOptions",
     "Evaluation",
@@ -33,6 +35,7 @@ __all__ = [
     "Skipped",
     "bench",
     "build",
+    "compare",
     "current_graph",
     "doctor",
     "environment",

@@ -14,6 +14,7 @@ from ffnet_deploy.pipeline.ladder import Skipped, error_json, ladder, rung_json
 from ffnet_deploy.runtimes import Rung
 
 if TYPE_CHECKING:
+    from ffnet_deploy.bench.doubts import Doubt
     from ffnet_deploy.bench.profile import Layer, Peaks
 
 _RUNS = 20
@@ -49,6 +50,7 @@ class Profile:
     graph_sha256: str
     environment: dict[str, Any]
     load: dict[str, Any]
+    doubts: tuple[Doubt, ...]
     failure: FFNetDeployError | None
     created: str = field(default_factory=artifacts.now)
 
@@ -76,6 +78,7 @@ class Profile:
                 for item in self.rungs
             ],
             "skipped": [{"rung": s.rung.name, "reason": s.reason} for s in self.skipped],
+            "warnings": [doubt.to_json() for doubt in self.doubts],
             "load": self.load,
             "environment": self.environment,
             "error": error_json(self.failure),
@@ -102,6 +105,7 @@ def profile(
     found = ladder(workspace, graph)
     import onnx
 
+    from ffnet_deploy.bench.doubts import of_machine
     from ffnet_deploy.bench.profile import PeakMeter, Profiler, named
     from ffnet_deploy.bench.subject import Job
     from ffnet_deploy.runtimes.base import Worker
@@ -137,5 +141,6 @@ def profile(
         graph_sha256=graph.record.sha256,
         environment=environment(),
         load={"other_work_before": before, **watch.to_json()},
+        doubts=tuple(of_machine(before, watch)),
         failure=found.nothing_ran(),
     )
