@@ -177,7 +177,7 @@ def bench(entries: Sequence[Entry], plan: Plan, *, progress: Callable[[int, int]
             stack.enter_context(Worker(f"the benchmark of {e.rung.name}", Subject, e.rung, e.feeds, e.job))
             for e in entries
         ]
-        warm_ups = [_warm_up(worker, plan) for worker in workers]
+        warm_ups = [_warm_up(worker, entry.job, plan) for worker, entry in zip(workers, entries, strict=True)]
         runs = _runs_in_a_turn([warm_up.median_ms for warm_up in warm_ups], plan)
         turns: list[list[Turn]] = [[] for _ in entries]
         while not all(_enough(taken, plan) for taken in turns):
@@ -212,7 +212,7 @@ def _enough(turns: Sequence[Turn], plan: Plan) -> bool:
     return _count(turns) >= plan.iters and sum(turn.seconds for turn in turns) >= plan.min_seconds
 
 
-def _warm_up(worker: Worker, plan: Plan) -> WarmUp:
+def _warm_up(worker: Worker, job: Job, plan: Plan) -> WarmUp:
     """Run until time is up and the median of a block is that of the block before."""
     start = time.monotonic()
     blocks: list[float] = []
@@ -222,7 +222,8 @@ def _warm_up(worker: Worker, plan: Plan) -> WarmUp:
         since = time.monotonic()
         # Fast rungs fill a block with more runs: five of half a millisecond say little.
         while len(block) < _BLOCK_RUNS or time.monotonic() - since < plan.warm_up_s / 4:
-            block += worker.call("run", 1 if len(block) < _BLOCK_RUNS else _BLOCK_RUNS).samples
+            # At least one run for every runner.
+            block += worker.call("run", job.concurrency if len(block) < _BLOCK_RUNS else _BLOCK_RUNS).samples
         blocks.append(percentile(block, 50))
         runs += len(block)
         settled = len(blocks) > 1 and abs(blocks[-1] / blocks[-2] - 1) <= _SETTLED

@@ -178,12 +178,12 @@ def _row(mode: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Row:
 def _turns(rung: Mapping[str, Any]) -> list[Turn]:
     from ffnet_deploy.bench.samples import Turn
 
-    left, turns = iter(rung["samples_ms"]), []
+    samples, turns, at = [float(sample) for sample in rung["samples_ms"]], [], 0
     for turn in rung["turns"]:
-        samples = tuple(float(next(left)) for _ in range(turn["runs"]))
-        turns.append(Turn(samples, float(turn["seconds"])))
-    if not all(turn.samples for turn in turns):
-        raise ValueError("a turn without runs")
+        turns.append(Turn(tuple(samples[at : at + turn["runs"]]), float(turn["seconds"])))
+        at += turn["runs"]
+    if at != len(samples) or not all(turn.samples and turn.seconds > 0 for turn in turns):
+        raise ValueError("turns that do not fit the samples")
     return turns
 
 
