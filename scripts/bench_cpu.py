@@ -1,9 +1,10 @@
 """Latency on the CPU: ONNX Runtime FP32 against PyTorch, and ONNX Runtime's settings against each other.
 
-segmentation_ffnet46NS_CCC_mobile with random weights at its native size; two threads unless the table says otherwise. All
-take turns in one run, so that the machine's drift meets all alike. Writes docs/measurements/cpu_latency.json, from which
-``make docs`` fills docs/performance.md. Exit 1 if ONNX Runtime FP32 as ``build`` and ``bench`` use it is slower than the
-faster of PyTorch's eager and channels-last. Run it on a machine that does nothing else; it says when that was not so.
+segmentation_ffnet46NS_CCC_mobile with random weights at its native size; two threads unless the table says otherwise.
+All take turns in one run, so that the machine's drift meets all alike. Writes docs/measurements/cpu_latency.json, from
+which ``make docs`` fills docs/performance.md. Exit 1 if ONNX Runtime FP32 as ``build`` and ``bench`` use it is slower
+than the faster of PyTorch's eager and channels-last. Run it on a machine that does nothing else; it says when that was
+not so.
 
 Run: make bench-cpu
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ffnet_deploy import artifacts, pipeline
-from ffnet_deploy.bench import COMPUTE, Entry, Job, Latency, Plan, bench, percentile, speed_up
+from ffnet_deploy.bench import COMPUTE, Entry, Job, Latency, Plan, bench, speed_up
 from ffnet_deploy.bench.doubts import of_machine, of_rung
 from ffnet_deploy.graph.export import export
 from ffnet_deploy.machine.load import Watch, other_work
@@ -91,7 +92,7 @@ def _kept(item: Latency, job: Job, best: Latency) -> dict[str, Any]:
         "threads": job.threads,
         "spinning": job.spinning,
         "arena": job.arena,
-        **{key: value for key, value in item.to_json().items() if not key.endswith("load_ms")},
+        **item.to_json(),
         "samples_ms": [round(sample, 3) for sample in item.samples],
         "over_best_pytorch": best.median / item.median,
         "over_best_pytorch_interval": over.to_json() if over else None,
@@ -111,8 +112,7 @@ def main() -> None:
     result = measure(plan, (height, width))
     artifacts.write_json(arguments.output, result)
     for rung in result["rungs"]:
-        spread = percentile(rung["samples_ms"], 90)
-        print(f"{rung['rung']:45} {rung['median_ms']:8.2f} ms  p90 {spread:8.2f}  {rung['over_best_pytorch']:.2f}x")
+        print(f"{rung['rung']:45} {rung['median_ms']:8.2f} ms  {rung['over_best_pytorch']:.2f}x")
     for warning in result["warnings"]:
         print(f"warning: {warning['rung'] or ''} {warning['text']}")
     ours = next(rung for rung in result["rungs"] if rung["rung"] == "onnxruntime fp32")
