@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last by the set-up: an interrupted one starts again.
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types unit export-zoo build-zoo check-demo docs clean
+.PHONY: help setup demo test lint types unit export-zoo build-zoo bench-cpu check-demo docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ export-zoo: $(READY) ## export and verify all 87 deployable models at their nati
 
 build-zoo: $(READY) ## FP32 and FP16 TensorRT-RTX engines of all 87 models (about an hour)
 	$(BIN)/python scripts/build_zoo.py
+
+bench-cpu: $(READY) ## latency on the CPU: ONNX Runtime against PyTorch, and its settings (about ten minutes, alone on the machine)
+	$(BIN)/python scripts/bench_cpu.py
 
 check-demo: demo ## what the demo's trained weights must show
 	$(BIN)/python -m pytest -m slow -s

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import typer
 
 from ffnet_deploy import __version__, report
-from ffnet_deploy.artifacts import Workspace, write_json
+from ffnet_deploy.artifacts import SCHEMA, Workspace, write_json
 from ffnet_deploy.errors import FFNetDeployError, UsageError
 from ffnet_deploy.zoo import specs
 
@@ -57,6 +57,15 @@ class Upsampling(StrEnum):
     """What ``--upsampling`` takes."""
 
     bilinear = "bilinear"
+
+
+class Mode(StrEnum):
+    """What ``bench --mode`` takes."""
+
+    compute = "compute"
+    end_to_end = "end-to-end"
+    throughput = "throughput"
+    cold = "cold"
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -260,21 +269,64 @@ def build(
 @app.command()
 def bench(
     name: OptionalName = None,
-    iters: Annotated[int, typer.Option(help="Runs of each rung.")] = 200,
+    mode: Annotated[Mode, typer.Option(help="compute: the network alone. end-to-end: host image to host labels.")] = (
+        Mode.compute
+    ),
+    iters: Annotated[
+        int | None, typer.Option(help="Runs of each rung, at least: 200; starts of it in mode cold: 5.")
+    ] = None,
+    min_seconds: Annotated[float, typer.Option(metavar="S", help="Time in runs of each rung, at least.")] = 3.0,
+    concurrency: Annotated[
+        int | None, typer.Option(metavar="N", help="Runners at the same time in mode throughput; left out: 1.")
+    ] = None,
     device: Device = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of every rung; left out: all cores.")] = None,
+    layers: Annotated[bool, typer.Option("--profile", help="Time every layer of every engine instead.")] = False,
     json_file: Json = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Time the reference and every rung that can run here."""
-    from ffnet_deploy import pipeline
+    """Time the reference and every rung that can run here.
 
-    with _json_errors(json_file, "bench"):
+    The modes measure different things and are never mixed.
+    """
+    from ffnet_deploy import pipeline
+    from ffnet_deploy.report import latency
+
+    with _json_errors(json_file, "bench", pipeline.BENCH_SCHEMA):
+        options = pipeline.BenchOptions(mode.value, iters, min_seconds, concurrency, device, threads)
         space = _space(workspace)
         _tell_model(space, name)
         with _progress() as progress:
-            result = pipeline.bench(space, name, iters=iters, device=device, threads=threads, progress=progress)
-        _deliver(json_file, result.to_json(), report.benchmark(result))
+            if layers:
+                found = pipeline.profile(space, name, options, progress)
+                value, text, failure = found.to_json(), latency.profile(found), found.failure
+            else:
+                result = pipeline.bench(space, name, options, progress)
+                value, text, failure = result.to_json(), latency.benchmark(result), result.failure
+        _deliver(json_file, value, text)
+    if failure:
+        raise failure
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="What bench --json wrote.", show_default=False)],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="The same, of another time.", show_default=False)],
+    max_slowdown: Annotated[
+        float | None, typer.Option(metavar="RATIO", help="Exit 1 if a rung of B takes more than this of A's time.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Lay two benchmarks side by side.
+
+    Of the same model and mode, from two times, versions or machines.
+    """
+    from ffnet_deploy import pipeline
+    from ffnet_deploy.report import latency
+
+    with _json_errors(json_file, "compare", pipeline.BENCH_SCHEMA):
+        result = pipeline.compare(before, after, max_slowdown)
+        _deliver(json_file, result.to_json(), latency.comparison(result))
         failure = result.failure
     if failure:
         raise failure
@@ -583,18 +635,17 @@ def _check_json(target: str | None) -> None:
 
 
 @contextmanager
-def _json_errors(json_file: str | None, command: str) -> Iterator[None]:
+def _json_errors(json_file: str | None, command: str, schema: int = SCHEMA) -> Iterator[None]:
     """Write an error where the JSON result would have gone."""
     _check_json(json_file)
     try:
         yield
     except FFNetDeployError as error:
         if json_file:
-            from ffnet_deploy.artifacts import SCHEMA
             from ffnet_deploy.pipeline import error_json
 
             try:
-                _write_json(json_file, {"schema": SCHEMA, "command": command, "error": error_json(error)})
+                _write_json(json_file, {"schema": schema, "command": command, "error": error_json(error)})
             except (FFNetDeployError, OSError) as second:
                 _tell(f"the error could not be written as JSON either: {second}")
         raise

@@ -19,6 +19,7 @@ from ffnet_deploy.demo_training import STEPS, train
 from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.pipeline import Progress
 from ffnet_deploy.report import accuracy
+from ffnet_deploy.report import latency as latency_report
 from ffnet_deploy.zoo import specs
 
 MODEL = "segmentation_ffnet46NS_CCC_mobile"
@@ -85,8 +86,8 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
     yield report.built(pipeline.build(workspace, MODEL, pipeline.BuildOptions(("fp32", "fp16")), progress))
 
     yield f"5/8  ffnet-deploy bench --iters {plan.iters}"
-    latency = pipeline.bench(workspace, MODEL, iters=plan.iters, progress=progress)
-    yield report.benchmark(latency)
+    latency = pipeline.bench(workspace, MODEL, pipeline.BenchOptions(iters=plan.iters), progress)
+    yield latency_report.benchmark(latency)
 
     yield f"6/8  ffnet-deploy eval cityscapes --root {data}"
     scores = pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=data), progress)

@@ -28,6 +28,7 @@ from ffnet_deploy.artifacts import Workspace, write_json
 from ffnet_deploy.data.cityscapes import LABEL_IDS, Sample, find_split
 from ffnet_deploy.data.images import MEAN, STD
 from ffnet_deploy.data.scenes import write_cityscapes
+from ffnet_deploy.machine.load import other_work
 from ffnet_deploy.runtimes.base import Worker
 
 ROOT = Path(__file__).parents[1]
@@ -188,7 +189,7 @@ def main() -> None:
             "model": MODEL,
             "images": IMAGES,
             "threads": threads,
-            "other_work": pipeline.other_work(),
+            "other_work": other_work(),
             "environment": pipeline.environment(),
             "engine_bytes": Workspace(folder).engine(MODEL, "fp32", "onnxruntime").stat().st_size,
         }

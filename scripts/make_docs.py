@@ -21,13 +21,14 @@ from ffnet_deploy.artifacts import Workspace
 
 ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ROOT / "docs" / "measurements"
-PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/measurements.md")
+PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/measurements.md", "docs/performance.md")
 COMMANDS = (
-    "", "models", "weights fetch", "export", "build", "bench", "eval cityscapes", "verify", "inspect", "doctor", "demo",
+    "", "models", "weights fetch", "export", "build", "bench", "compare", "eval cityscapes", "eval imagenet",
+    "eval merge", "verify", "inspect", "doctor", "demo",
 )  # fmt: skip
 MAP = (
     "cli.py", "pipeline/__init__.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",
-    "runtimes/__init__.py", "verify.py", "evaluate.py", "bench.py",
+    "runtimes/__init__.py", "verify.py", "evaluate.py", "bench/__init__.py", "machine/__init__.py",
 )  # fmt: skip
 
 
@@ -123,6 +124,41 @@ def build_zoo() -> str:
     return f"{good} of {len(rows)} build in FP32 and FP16 ({tools}).\n\n{_fenced(report.table(headers, rows))}"
 
 
+def cpu_latency() -> str:
+    """What ``make bench-cpu`` measured: PyTorch, and ONNX Runtime with its settings."""
+    kept = _measured("cpu_latency.json")
+    rows = []
+    for m in kept["rungs"]:
+        interval = m["over_best_pytorch_interval"]
+        rows.append(
+            (
+                m["rung"],
+                m["threads"],
+                len(m["samples_ms"]),
+                m["median_ms"],
+                m["p90_ms"],
+                m["p99_ms"],
+                f"{100 * m['coefficient_of_variation']:.1f} %",
+                f"{m['over_best_pytorch']:.2f}x",
+                f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else None,
+                report.megabytes(m["peak_host_bytes"]),
+            )
+        )
+    headers = ("rung", "threads", "runs", "median", "p90", "p99", "CoV", "over best PyTorch", "95 %", "peak memory")
+    where = kept["environment"]
+    tools = ", ".join(f"{name} {version}" for name, version in where["tools"].items())
+    virtual = ", a virtual machine" if where["virtual"] else ""
+    flags = " ".join(where["flags"])
+    height, width = kept["shape"][2:]
+    title = (
+        f"{kept['model']}, random weights, batch 1 of {height}x{width}, mode compute, ms. {where['processor']}{virtual}"
+        f", {where['cores']} cores, {flags}. {tools}. Best of PyTorch: {kept['best_pytorch']}."
+    )
+    told = [f"- {w['rung'] or 'everything'}: {w['text']}" for w in kept["warnings"]]
+    warnings = "\n\nWarnings of this run:\n\n" + "\n".join(told) if told else ""
+    return f"{title}\n\n{_fenced(report.table(headers, rows))}{warnings}"
+
+
 def _measured(name: str) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((MEASUREMENTS / name).read_text("utf-8"))
     return values
@@ -136,6 +172,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "export-zoo": export_zoo,
     "build-zoo": build_zoo,
+    "cpu-latency": cpu_latency,
 }
 
 

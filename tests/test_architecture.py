@@ -25,6 +25,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     ("errors",),
     ("artifacts",),
+    ("machine",),
     ("zoo",),
     ("data",),
     ("graph",),
@@ -38,7 +39,12 @@ ROOMS = (
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(ROOMS) for name in names}
-TYPES_FROM_LATER = {("report", "pipeline"), ("report", "bench"), ("cli", "pipeline")}
+TYPES_FROM_LATER = {
+    ("report", "pipeline"),
+    ("report", "bench"),
+    ("report", "evaluate"),
+    ("cli", "pipeline"),
+}
 """Rooms whose annotations may name what a later room makes."""
 
 HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "PIL", "polygraphy", "tensorrt", "tensorrt_rtx",
@@ -53,6 +59,12 @@ LIGHT = (
     "runtimes.options",
     "report",
     "pipeline",
+    "machine",
+    "machine.load",
+    "machine.nvml",
+    "report.accuracy",
+    "report.latency",
+    "report.verification",
 )
 MOST_LINES = 520
 LONGEST_FUNCTION = 60

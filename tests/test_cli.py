@@ -58,14 +58,18 @@ def test_build_without_a_name_says_which_model(run: Cli, workspace: Path) -> Non
 
 def test_bench_times_what_runs_and_lists_the_rest(run: Cli, built: Path, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    result = run("bench", NAME, "--iters", "5", "--json", file, "--workspace", built)
+    result = run("bench", NAME, "--iters", "5", "--min-seconds", "0", "--json", file, "--workspace", built)
     assert result.code == 0, result.err
     assert "onnxruntime fp32" in result.out
     assert "not run: tensorrt-rtx fp16: needs an NVIDIA GPU" in result.out
     assert "untrained" in result.out
     values = json.loads(file.read_text())
-    assert [rung["rung"] for rung in values["rungs"]] == ["pytorch fp32", "onnxruntime fp32"]
-    assert [len(rung["samples_ms"]) for rung in values["rungs"]] == [5, 5]
+    assert [rung["rung"] for rung in values["rungs"]] == [
+        "pytorch fp32",
+        "pytorch fp32 channels-last",
+        "onnxruntime fp32",
+    ]
+    assert [len(rung["samples_ms"]) for rung in values["rungs"]] == [5, 5, 5]
     assert values["rungs"][0]["speed_up"] == 1.0
     assert {s["rung"] for s in values["skipped"]} == {"tensorrt-rtx fp32", "tensorrt-rtx fp16"}
     assert values["error"] is None
@@ -75,7 +79,7 @@ def test_bench_times_what_runs_and_lists_the_rest(run: Cli, built: Path, tmp_pat
 def test_nothing_besides_the_reference_exits_4_with_its_result(run: Cli, workspace: Path) -> None:
     for file in (workspace / "engines").glob("*onnxruntime*"):
         file.unlink()
-    result = run("bench", "--iters", "2", "--json", "-", "--workspace", workspace)
+    result = run("bench", "--iters", "2", "--min-seconds", "0", "--json", "-", "--workspace", workspace)
     assert result.code == 4
     values = json.loads(result.out)
     assert values["rungs"][0]["median_ms"] > 0
@@ -195,7 +199,7 @@ def test_an_interrupted_build_leaves_nothing_that_counts(
     assert process.returncode == code, (out, err)
     assert "Traceback" not in err
     assert not [p for p in (workspace / "engines").iterdir() if not p.name.endswith(".part")]
-    assert run("bench", "--iters", "1", "--workspace", workspace).code == 4
+    assert run("bench", "--iters", "1", "--min-seconds", "0", "--workspace", workspace).code == 4
     # The next build works, over what was left.
     assert run("build", "--fp32", "--runtime", "tensorrt-rtx", "--workspace", workspace).code == 0
     assert not list((workspace / "engines").glob(".*"))
@@ -392,7 +396,7 @@ def test_a_graph_for_any_batch_needs_a_profile_and_runs(run: Cli, tmp_path: Path
     assert result.code == 0, result.err
     files = {p.name for p in (tmp_path / "engines").iterdir() if p.suffix != ".json"}
     assert files == {f"{STEM}.b1-2-3.fp32.tensorrt-rtx.engine", f"{STEM}.b1-2-3.fp32.onnxruntime.onnx"}
-    timed = run("bench", "--iters", "1", "--json", "-", "--workspace", tmp_path)
+    timed = run("bench", "--iters", "1", "--min-seconds", "0", "--json", "-", "--workspace", tmp_path)
     assert timed.code == 0, timed.err
     assert {s["rung"] for s in json.loads(timed.out)["skipped"]} == {"tensorrt-rtx fp32 b1-2-3"}
 

@@ -359,7 +359,7 @@ def test_images_that_changed_since_are_computed_again(run: Cli, workspace: Path,
     args = ("--only", "onnxruntime fp32", "--threads", "1")
     journal = killed(workspace, root, *args)
     lines = journal.read_bytes().count(b"\n")
-    first = sorted(root.glob("leftImg8bit/val/*/*.png"))[0]
+    first = min(root.glob("leftImg8bit/val/*/*.png"))
     Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
     resumed = scored(run, workspace, root, *args, "--resume")
     assert resumed["images_taken_over"] == lines - 1

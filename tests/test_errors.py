@@ -124,7 +124,7 @@ CASES: dict[str, tuple[type[FFNetDeployError], Callable[[Workspace], object]]] =
     "too small": (errors.UsageError, lambda s: export(s, hw=(63, 64), allow_size=True)),
     "no batch": (errors.UsageError, lambda s: export(s, batch=0)),
     "opset": (errors.UsageError, lambda s: export(s, opset=9)),
-    "no iterations": (errors.UsageError, lambda s: pipeline.bench(s, SMALL, iters=0)),
+    "no iterations": (errors.UsageError, lambda s: pipeline.bench(s, SMALL, pipeline.BenchOptions(iters=0))),
     "offline": (errors.WeightsError, lambda s: export(s, offline=True)),
     "no weights": (errors.WeightsError, lambda s: export(s, weights=s.root / "none.pth")),
     "empty weights": (errors.WeightsError, lambda s: checkpoint.read_state(file(s.root, b""))),

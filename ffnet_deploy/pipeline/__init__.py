@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ffnet_deploy.pipeline.bench import Benchmark, bench, environment, other_work
+from ffnet_deploy.pipeline.bench import BENCH_SCHEMA, Benchmark, BenchOptions, bench, environment
 from ffnet_deploy.pipeline.build import BuildOptions, Built, build, plan
+from ffnet_deploy.pipeline.compare import Comparison, compare
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
 from ffnet_deploy.pipeline.doctor import Diagnosis, doctor
 from ffnet_deploy.pipeline.evaluate import EvalOptions, Evaluation, evaluate_cityscapes, evaluate_imagenet
@@ -11,14 +12,18 @@ from ffnet_deploy.pipeline.export import RANDOM, Exported, ExportOptions, export
 from ffnet_deploy.pipeline.inspect import Inspection, inspect
 from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder
 from ffnet_deploy.pipeline.merge import merge
+from ffnet_deploy.pipeline.profile import Profile, profile
 from ffnet_deploy.pipeline.verify import Verified, VerifyOptions, verify_ladder
 from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
 
 __all__ = [
+    "BENCH_SCHEMA",
     "RANDOM",
+    "BenchOptions",
     "Benchmark",
     "BuildOptions",
     "Built",
+    "Comparison",
     "Diagnosis",
     "EvalOptions",
     "Evaluation",
@@ -27,12 +32,14 @@ __all__ = [
     "Graph",
     "Inspection",
     "Ladder",
+    "Profile",
     "Progress",
     "Skipped",
     "Verified",
     "VerifyOptions",
     "bench",
     "build",
+    "compare",
     "current_graph",
     "doctor",
     "environment",
@@ -45,8 +52,8 @@ __all__ = [
     "ladder",
     "list_models",
     "merge",
-    "other_work",
     "plan",
+    "profile",
     "quiet",
     "street_feeds",
     "verify_ladder",

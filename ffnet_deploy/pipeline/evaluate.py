@@ -266,8 +266,6 @@ class _Story:
             # What was taken over from a run that wrote no predictions would be missing among them, or older than it.
             "predictions": str(self._options.predictions.resolve()) if self._options.predictions else None,
             "entries": [asdict(entry) for entry in entries],
-            # Shards may be computed at the same time, each with a journal of its own.
-            "part": asdict(part),
             "tools": artifacts.tool_versions(*_TOOLS),
         }
         started = time.monotonic()

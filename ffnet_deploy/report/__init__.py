@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 
 Row = Sequence[object]
 
-_BUSY = 0.1
-"""Share of the processor, taken by others, above which a measurement is disturbed."""
-
 
 def table(headers: Sequence[str], rows: Sequence[Row]) -> str:
     """Columns of text: the first to the left, numbers and the other columns as they come, numbers to the right."""
@@ -144,35 +141,6 @@ def _found(found: Mapping[str, Any]) -> str | None:
     return ", ".join(f"{100 * part:.4g} % {name}" for name, part in share.items()) if share else None
 
 
-def benchmark(result: Benchmark) -> str:
-    """Latency of every rung, and what could not run."""
-    first = result.latencies[0].median
-    rows = [
-        (
-            item.rung.name,
-            megabytes(item.rung.size),
-            item.median,
-            item.percentile(90),
-            item.percentile(99),
-            f"{first / item.median:.2f}x",
-        )
-        for item in result.latencies
-    ]
-    title = (
-        f"{result.model}: latency of the network alone, ms, batch {result.batch}\n"
-        f"{result.iters} runs of each in turns, {result.threads} threads, {result.environment['processor']}"
-    )
-    body = table(("rung", "file", "median", "p90", "p99", "speed-up"), rows)
-    return f"{title}\n\n{body}{skipped(result.skipped)}{_busy(result)}{marked_line(result.marks)}"
-
-
-def _busy(result: Benchmark) -> str:
-    if result.other_work <= _BUSY:
-        return ""
-    share = f"{100 * result.other_work:.0f} %"
-    return f"\n\nWarning: other work took {share} of the processor just before this. Do not quote these figures."
-
-
 def inspection(result: Inspection) -> str:
     """What a file is: its kind, what made it, what is in it, precision by layer."""
     record = result.record
@@ -226,6 +194,8 @@ def ladder(bench: Benchmark, scored: Evaluation) -> str:
         for i, (entry, score) in enumerate(zip(entries, scored.scores, strict=True))
     }
     first = bench.latencies[0].median
+    # PyTorch's other ways compute the reference's network: they are timed only.
+    unscored = (None, None, "timed, never scored")
     rows: list[Row] = [
         (
             item.rung.name,
@@ -233,8 +203,7 @@ def ladder(bench: Benchmark, scored: Evaluation) -> str:
             megabytes(item.rung.size),
             f"{item.median:.1f} ms",
             f"{first / item.median:.2f}x",
-            *scores.get(item.rung.name, (None, None)),
-            "",
+            *((*scores[item.rung.name], "") if item.rung.name in scores else unscored),
         )
         for item in bench.latencies
     ]

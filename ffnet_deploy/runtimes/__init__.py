@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,8 +109,20 @@ def reason_not_here(runtime: str) -> str | None:
     return None
 
 
-def open_rung(rung: Rung, threads: int, device: int | None, spinning: bool = True) -> Runner:
+def warm_imports(runtime: str) -> None:
+    """Import what a runtime needs, so that opening a rung of it is opening alone."""
+    modules = {REFERENCE: "pytorch", "tensorrt-rtx": "tensorrt"}
+    import_module(f"ffnet_deploy.runtimes.{modules.get(runtime, runtime)}")
+    if runtime == REFERENCE:
+        import_module("ffnet_deploy.zoo.weights")
+    elif runtime.startswith("tensorrt"):
+        import_module(runtime.replace("-", "_"))
+
+
+def open_rung(rung: Rung, threads: int, device: int | None, spinning: bool = True, arena: bool = True) -> Runner:
     """A runner for ``rung``; close it after use.
+
+    ``spinning`` and ``arena`` are settings of ONNX Runtime, see :class:`OnnxRuntimeRunner`.
 
     Raises:
         MissingDependencyError: this machine lacks the runtime or the device.
@@ -117,17 +130,34 @@ def open_rung(rung: Rung, threads: int, device: int | None, spinning: bool = Tru
         WeightsError: the reference's weights cannot be loaded.
     """
     if rung.runtime == REFERENCE:
-        from ffnet_deploy.runtimes.pytorch import PyTorchRunner
-        from ffnet_deploy.zoo.specs import changed
-        from ffnet_deploy.zoo.weights import load, load_random
-
-        spec = changed(rung.model, rung.upsampling)
-        loaded = load_random(spec) if rung.path is None else load(spec, rung.path)
-        return PyTorchRunner(loaded.module, rung.shape, threads=threads, device=device)
+        return _pytorch(rung, threads, device)
     assert rung.path is not None
     if rung.runtime == EMULATED:
         return _emulated(rung, threads, spinning)
-    return _open(rung.runtime, rung.path, threads, device, spinning)
+    return _open(rung.runtime, rung.path, threads, device, spinning, arena)
+
+
+def _pytorch(rung: Rung, threads: int, device: int | None) -> Runner:
+    from ffnet_deploy.runtimes.pytorch import PyTorchRunner, Style
+    from ffnet_deploy.zoo.specs import changed
+    from ffnet_deploy.zoo.weights import load, load_random
+
+    spec = changed(rung.model, rung.upsampling)
+    loaded = load_random(spec) if rung.path is None else load(spec, rung.path)
+    asked = rung.variant.split()
+    style = Style(
+        half=rung.precision == "fp16",
+        channels_last="channels-last" in asked,
+        compiled="compiled" in asked,
+        image_in=rung.ends.image_in,
+        labels_out=rung.ends.labels_out,
+        align_corners=rung.ends.align_corners,
+    )
+    n, _, h, w = rung.shape
+    # Known beforehand: a run to find it out would warm up what `bench --mode cold` wants cold.
+    size = spec.output_hw(h, w)
+    out = (n, spec.classes, *size) if size else (n, spec.classes)
+    return PyTorchRunner(loaded.module, rung.shape, threads=threads, device=device, style=style, out=out)
 
 
 def as_run(rung: Rung) -> onnx.ModelProto:
@@ -151,14 +181,14 @@ def _emulated(rung: Rung, threads: int, spinning: bool) -> Runner:
     return OnnxRuntimeRunner(as_run(rung).SerializeToString(), threads=threads, spinning=spinning, optimised=optimised)
 
 
-def _open(runtime: str, path: Path, threads: int, device: int | None, spinning: bool) -> Runner:
+def _open(runtime: str, path: Path, threads: int, device: int | None, spinning: bool, arena: bool = True) -> Runner:
     reason = reason_not_here(runtime)
     if reason:
         raise MissingDependencyError(f"{path.name} cannot run here: {reason}. Run it on the machine it was built for.")
     if runtime == "onnxruntime":
         from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-        return OnnxRuntimeRunner(path, threads=threads, spinning=spinning)
+        return OnnxRuntimeRunner(path, threads=threads, spinning=spinning, arena=arena)
     if runtime in ("tensorrt", "tensorrt-rtx"):
         from ffnet_deploy.runtimes.tensorrt import TensorRTRunner
 

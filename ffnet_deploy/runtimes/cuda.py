@@ -35,6 +35,10 @@ class Device(Protocol):
         """Time between two events around ``enqueue`` on the stream; returns when the work is done."""
         ...
 
+    def wait(self) -> None:
+        """Return when all work on the stream is done."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -96,6 +100,9 @@ class _TorchDevice:
         end.synchronize()
         return float(start.elapsed_time(end))
 
+    def wait(self) -> None:
+        self._stream.synchronize()
+
     def close(self) -> None:
         self._stream.synchronize()
 
@@ -147,6 +154,9 @@ class _PyCudaDevice:
         end.record(self._stream)
         end.synchronize()
         return float(start.time_till(end))
+
+    def wait(self) -> None:
+        self._stream.synchronize()
 
     def close(self) -> None:
         self._stream.synchronize()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _TENSOR = re.compile(r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<shape>[\d,-]*)\].*?Datatype: (?P<dtype>\w+)")
-_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 # The lists hold brackets of their own (dimensions); a list ends where the next field begins.
 _FIELDS = re.compile(r"^Name: (.*?), LayerType: (\w+), Inputs: (.*), Constants: (.*), Outputs: (.*), TacticName: (.*)$")
 
@@ -72,7 +72,7 @@ def parse_log(messages: Iterable[str]) -> list[EngineLayer]:
             found = _FIELDS.match(line)
             if found:
                 name, kind, inputs, constants, outputs, rest = found.groups()
-                nodes = tuple(_NODE.findall(rest))
+                nodes = tuple(NODE.findall(rest))
                 layers.append(EngineLayer(name, kind, _tensors(inputs), _tensors(constants), _tensors(outputs), nodes))
     return layers
 
@@ -121,3 +121,21 @@ def summary(layers: Sequence[EngineLayer], macs: Mapping[str, int]) -> dict[str,
         "layers": kinds,
         "bytes_between_layers": sum(tensor.bytes for layer in layers for tensor in layer.outputs),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """How long one layer of an engine took, as its runtime's profiler tells."""
+
+    name: str
+    """As the runtime calls it."""
+    kind: str
+    """Operator, or type of layer."""
+    samples: tuple[float, ...]
+    """Milliseconds in each run."""
+    precision: str | None
+    """That it ran in; None where the runtime does not tell."""
+    bytes: int | None
+    """It read and wrote, weights included; None where the runtime does not tell."""
+    nodes: tuple[str, ...] | None = None
+    """Nodes of the graph it came from; None where they follow from its name."""

@@ -1,16 +1,19 @@
-"""PyTorch FP32: the reference of every comparison."""
+"""PyTorch: the FP32 reference of every comparison, and the faster ways to run the same module."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
+from ffnet_deploy.data.images import MEAN, STD
 from ffnet_deploy.errors import EngineError, MissingDependencyError
 from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
 from ffnet_deploy.runtimes.inner import InnerTensors
@@ -21,19 +24,46 @@ if TYPE_CHECKING:
     from ffnet_deploy.runtimes.base import Feeds
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How PyTorch runs a module; by default eagerly, in FP32, with the ends that the module has."""
+
+    half: bool = False
+    """FP16 weights and activations; inputs and outputs stay FP32."""
+    channels_last: bool = False
+    """NHWC in memory, which suits some convolution kernels better."""
+    compiled: bool = False
+    """By ``torch.compile``, during the first run."""
+    image_in: bool = False
+    """uint8 (N, H, W, 3) instead of normalised floats."""
+    labels_out: bool = False
+    """Label map or classes instead of logits."""
+    align_corners: bool = False
+    """Of the up-sampling in front of the label map."""
+
+
 class PyTorchRunner:
-    """Runs a module eagerly in FP32, on the CPU or on a CUDA device with TF32 off."""
+    """Runs a module, on the CPU or on a CUDA device with TF32 off."""
 
     def __init__(
-        self, module: nn.Module, shape: tuple[int, ...], *, threads: int | None = None, device: int | None = None
+        self,
+        module: nn.Module,
+        shape: tuple[int, ...],
+        *,
+        threads: int | None = None,
+        device: int | None = None,
+        style: Style | None = None,
+        out: tuple[int, ...] | None = None,
     ) -> None:
         """Place a module.
 
         Args:
             module: in eval mode; moved to the device.
-            shape: (N, 3, H, W) that will be fed.
+            shape: (N, 3, H, W) of the network's input.
             threads: of PyTorch's operators, for the whole process; None leaves them as they are.
             device: a CUDA device's number; None is the CPU.
+            style: beyond eager FP32.
+            out: shape of the logits; None finds it by a run.
 
         Raises:
             MissingDependencyError: a device was asked for and PyTorch sees none.
@@ -49,17 +79,46 @@ class PyTorchRunner:
         torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device("cpu" if device is None else f"cuda:{device}")
         self.parallel = device is None
-        self._module = module.to(self._device)
-        with torch.inference_mode():
-            out = self._module(torch.zeros(shape, device=self._device))
-        self.inputs: Sequence[TensorSpec] = [TensorSpec("image", tuple(shape), "float32")]
-        self.outputs: Sequence[TensorSpec] = [TensorSpec("logits", tuple(out.shape), "float32")]
+        self._style = style or Style()
+        self._dtype = torch.float16 if self._style.half else torch.float32
+        self._layout = torch.channels_last if self._style.channels_last else torch.contiguous_format
+        self._module = module.to(self._device, self._dtype)
+        if self._style.channels_last:
+            self._module = self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = torch.compile(self._module) if self._style.compiled else self._module
+        self._hw = (shape[2], shape[3])
+        if out is None:
+            with torch.inference_mode():
+                out = tuple(self._module(torch.zeros(shape, device=self._device, dtype=self._dtype)).shape)
+        n, _, h, w = shape
+        image = TensorSpec("image", (n, h, w, 3), "uint8") if self._style.image_in else None
+        self.inputs: Sequence[TensorSpec] = [image or TensorSpec("image", tuple(shape), "float32")]
+        self.outputs: Sequence[TensorSpec] = [self._output(tuple(out))]
+        self.spans: dict[str, list[float]] = {"enqueue": [], "upload": [], "download": []}
+
+    def _output(self, logits: tuple[int, ...]) -> TensorSpec:
+        if not self._style.labels_out:
+            return TensorSpec("logits", logits, "float32")
+        if len(logits) == 2:
+            return TensorSpec("labels", logits[:1], "int64")
+        return TensorSpec("labels", (logits[0], *self._hw), "uint8")
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         check_feeds(feeds, self.inputs)
         with torch.inference_mode():
-            image = torch.from_numpy(np.ascontiguousarray(feeds["image"])).to(self._device)
-            return {"logits": self._module(image).cpu().numpy()}
+            start = time.perf_counter_ns()
+            image = self._placed(feeds)
+            uploaded = time.perf_counter_ns()
+            out = self._compute(image)
+            out = out if self._style.labels_out else out.float()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            computed = time.perf_counter_ns()
+            result = out.cpu().numpy()
+        if self._device.type == "cuda":
+            self.spans["upload"].append((uploaded - start) / 1e6)
+            self.spans["download"].append((time.perf_counter_ns() - computed) / 1e6)
+        return {self.outputs[0].name: result}
 
     def inner(self, feeds: Feeds, wanted: Collection[str]) -> dict[str, np.ndarray]:
         """Compute once and give inner tensors, float32, by the names that export gives to the graph's nodes.
@@ -84,21 +143,36 @@ class PyTorchRunner:
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         for feed in feeds:
             check_feeds(feed, self.inputs)
-        images = [torch.from_numpy(np.ascontiguousarray(feed["image"])).to(self._device) for feed in feeds]
+        placed = [self._placed(feed) for feed in feeds]
+        # Before the clock starts, floats have the network's type and layout; what it does to an image is timed.
+        images = placed if self._style.image_in else [self._ready(image) for image in placed]
         run = self._cuda_ms if self._device.type == "cuda" else self._cpu_ms
         with torch.inference_mode():
             return [run(image) for image in itertools.islice(itertools.cycle(images), iters)]
 
+    def _placed(self, feeds: Feeds) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(feeds["image"])).to(self._device)
+
+    def _ready(self, image: torch.Tensor) -> torch.Tensor:
+        """Floats in the type and layout that the network computes on."""
+        return image.to(self._dtype).contiguous(memory_format=self._layout)
+
+    def _compute(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._network(self._ready(normalised(image) if self._style.image_in else image))
+        return labelled(logits, self._hw, self._style.align_corners) if self._style.labels_out else logits
+
     def _cpu_ms(self, image: torch.Tensor) -> float:
         start = time.perf_counter_ns()
-        self._module(image)
+        self._compute(image)
         return (time.perf_counter_ns() - start) / 1e6
 
     def _cuda_ms(self, image: torch.Tensor) -> float:
         stream = torch.cuda.current_stream(self._device)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record(stream)
-        self._module(image)
+        before = time.perf_counter_ns()
+        self._compute(image)
+        self.spans["enqueue"].append((time.perf_counter_ns() - before) / 1e6)
         end.record(stream)
         end.synchronize()
         return float(start.elapsed_time(end))
@@ -111,3 +185,18 @@ class PyTorchRunner:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def normalised(image: torch.Tensor) -> torch.Tensor:
+    """uint8 (N, H, W, 3) RGB to float32 (N, 3, H, W), as ``data.images.normalise`` does, on the image's device."""
+    scale = 1 / (torch.tensor(STD, device=image.device) * 255)
+    shift = -torch.tensor(MEAN, device=image.device) / torch.tensor(STD, device=image.device)
+    return torch.addcmul(shift, image.float(), scale).permute(0, 3, 1, 2).contiguous()
+
+
+def labelled(logits: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
+    """Logits to labels on their device: uint8 (N, H, W) of ``size``, or int64 (N,) where there is no map."""
+    if logits.ndim == 2:
+        return logits.argmax(dim=1)
+    full = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=align_corners)
+    return full.argmax(dim=1).to(torch.uint8)

@@ -8,7 +8,9 @@ written against the API and not been run: see docs/design.md.
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ffnet_deploy.artifacts import write_bytes
 from ffnet_deploy.errors import EngineError, UsageError, needs
 from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
-from ffnet_deploy.runtimes.layers import parse_log, summary
+from ffnet_deploy.runtimes.layers import NODE, LayerTime, parse_log, summary
 from ffnet_deploy.runtimes.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -238,6 +240,7 @@ class TensorRTRunner:
             spec for spec in specs if modes[spec.name] == self._trt.TensorIOMode.OUTPUT
         ]
         self._buffers: dict[str, Buffer] = {}
+        self.spans: dict[str, list[float]] = {"enqueue": [], "upload": [], "download": []}
         self._allocate(1)
 
     def _allocate(self, batch: int) -> None:
@@ -255,8 +258,13 @@ class TensorRTRunner:
         batch = len(feeds[self.inputs[0].name])
         if batch != self._batch and None in self.inputs[0].shape:
             self._allocate(batch)
+        start = time.perf_counter_ns()
         for spec in self.inputs:
             self._buffers[spec.name].upload(feeds[spec.name])
+        self._keep("upload", start)
+
+    def _keep(self, span: str, start: int) -> None:
+        self.spans[span].append((time.perf_counter_ns() - start) / 1e6)
 
     def _spec(self, name: str) -> TensorSpec:
         dtype = self._trt.nptype(self._engine.get_tensor_dtype(name))
@@ -266,7 +274,11 @@ class TensorRTRunner:
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         self._upload(feeds)
         self._enqueue()
-        return {spec.name: self._buffers[spec.name].download() for spec in self.outputs}
+        self._cuda.wait()
+        start = time.perf_counter_ns()
+        outputs = {spec.name: self._buffers[spec.name].download() for spec in self.outputs}
+        self._keep("download", start)
+        return outputs
 
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         samples = []
@@ -275,9 +287,43 @@ class TensorRTRunner:
             samples.append(self._cuda.milliseconds(self._enqueue))
         return samples
 
+    def profile(self, feeds: Sequence[Feeds], runs: int) -> list[LayerTime]:
+        """Time every layer of the engine, in the order that the engine lists them."""
+        times: dict[str, list[float]] = {}
+
+        class Times(self._trt.IProfiler):  # type: ignore[misc, name-defined]
+            def report_layer_time(self, layer: str, milliseconds: float) -> None:
+                times.setdefault(layer, []).append(milliseconds)
+
+        # Attached after a plain run, in which the engine allocates.
+        self(feeds[0])
+        self._context.profiler = Times()
+        for feed in itertools.islice(itertools.cycle(feeds), runs):
+            self(feed)
+        kinds = self._layers()
+        return [
+            LayerTime(
+                name=name,
+                kind=str(kinds.get(name, {}).get("LayerType", "")),
+                samples=tuple(samples),
+                precision=None,
+                bytes=None,
+                nodes=tuple(NODE.findall(str(kinds.get(name, {}).get("Metadata", "")))),
+            )
+            for name, samples in times.items()
+        ]
+
+    def _layers(self) -> dict[str, dict[str, Any]]:
+        """What the engine inspector tells of every layer, by name; engines are built with DETAILED verbosity."""
+        text = self._engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
+        layers = json.loads(text)["Layers"]
+        return {layer["Name"]: layer for layer in layers if isinstance(layer, dict)}
+
     def _enqueue(self) -> None:
+        start = time.perf_counter_ns()
         if not self._context.execute_async_v3(self._cuda.stream):
             raise EngineError("TensorRT could not enqueue the engine. Is the GPU's memory free?")
+        self._keep("enqueue", start)
 
     def close(self) -> None:
         self._buffers.clear()

@@ -1,0 +1,185 @@
+"""Time by layer, with PyTorch's names, next to what this machine could do at best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ffnet_deploy.bench.samples import percentile
+from ffnet_deploy.bench.subject import Job
+from ffnet_deploy.graph.facts import macs_by_node
+from ffnet_deploy.graph.names import module_of, nodes_of
+from ffnet_deploy.runtimes import Rung, open_rung
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+    from ffnet_deploy.runtimes.base import Feeds
+    from ffnet_deploy.runtimes.layers import LayerTime
+
+_SIDE = 2048
+"""Of the square matrices whose product measures the peak: they fit no cache, and fill every vector unit."""
+_COPIED = 1 << 28
+"""Bytes of the copy that measures memory: far more than any cache."""
+_PEAK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """The best that this machine did in this run: measured, never from a data sheet."""
+
+    macs_per_s: Mapping[str, float]
+    """By precision; of the product of two square matrices in PyTorch, with the rungs' threads."""
+    bytes_per_s: float
+    """Read and written, of a copy of 256 MiB."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"macs_per_s": dict(self.macs_per_s), "bytes_per_s": self.bytes_per_s}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of an engine."""
+
+    name: str
+    """As the runtime calls it."""
+    module: str
+    """PyTorch's module; the layer's own name where it goes back to none."""
+    nodes: tuple[str, ...]
+    """Of the exported graph, that it computes."""
+    kind: str
+    precision: str | None
+    """That it ran in; None where the runtime does not tell."""
+    median_ms: float
+    samples_ms: tuple[float, ...]
+    macs: int
+    bytes: int | None
+    bound: str | None
+    """``compute`` or ``memory``: which of the two peaks would take longer for it."""
+    roofline: float | None
+    """Time at that peak over the time taken: 1 is all that the machine can do. Caches can make it more than 1."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "nodes": list(self.nodes), "samples_ms": list(self.samples_ms)}
+
+
+class Profiler:
+    """A rung whose layers are timed; make it in a ``Worker``."""
+
+    def __init__(self, rung: Rung, feeds: Sequence[Feeds], job: Job) -> None:
+        self._rung, self._feeds, self._job = rung, feeds, job
+
+    def layers(self, runs: int) -> list[LayerTime]:
+        """Time every layer.
+
+        Raises:
+            EngineError, MissingDependencyError: the engine cannot be loaded.
+        """
+        assert self._rung.path is not None
+        if self._rung.runtime == "onnxruntime":
+            from ffnet_deploy.runtimes.onnxruntime import profile
+
+            return profile(self._rung.path, self._feeds, runs, threads=self._job.threads)
+        from ffnet_deploy.runtimes.tensorrt import TensorRTRunner
+
+        with open_rung(self._rung, self._job.threads, self._job.device) as runner:
+            assert isinstance(runner, TensorRTRunner)
+            return runner.profile(self._feeds, runs)
+
+
+class PeakMeter:
+    """Measures peaks; make it in a ``Worker``, whose threads are all its own."""
+
+    def __init__(self, threads: int, device: int | None) -> None:
+        """Set PyTorch's threads; ``device`` is a CUDA device, None for the CPU."""
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        self._device = torch.device("cpu" if device is None else f"cuda:{device}")
+
+    def measure(self) -> Peaks:
+        """The best of a second each; FP16 on a GPU only, since CPUs here compute it in FP32."""
+        import torch
+
+        kinds = {"fp32": torch.float32} | ({"fp16": torch.float16} if self._device.type == "cuda" else {})
+        source = torch.ones(_COPIED // 4, device=self._device)
+        target = torch.empty_like(source)
+        copied = self._best(lambda: target.copy_(source))
+        return Peaks({name: self._product(kind) for name, kind in kinds.items()}, 2 * _COPIED / copied)
+
+    def _product(self, kind: torch.dtype) -> float:
+        import torch
+
+        left, right = (torch.rand(_SIDE, _SIDE, device=self._device).to(kind) for _ in range(2))
+        return _SIDE**3 / self._best(lambda: left @ right)
+
+    def _best(self, work: Callable[[], object]) -> float:
+        import torch
+
+        seconds: list[float] = []
+        until = time.monotonic() + _PEAK_S
+        while len(seconds) < 3 or time.monotonic() < until:
+            start = time.perf_counter()
+            work()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+
+def named(
+    times: Sequence[LayerTime], model: onnx.ModelProto, peaks: Peaks, precisions: Mapping[str, str] | None = None
+) -> list[Layer]:
+    """Give layers PyTorch's names, their work, and their share of the machine's peak.
+
+    Args:
+        times: of every layer, in the order of execution.
+        model: the exported graph, whose nodes are called after modules.
+        peaks: of this machine.
+        precisions: found in the engine when it was built, by node; where the runtime's profiler does not tell.
+    """
+    macs = macs_by_node(model)
+    operators = {node.name: node.op_type for node in model.graph.node}
+    by_name = nodes_of(model, [item.name for item in times])
+    layers = []
+    for item, guessed in zip(times, by_name, strict=True):
+        nodes = guessed if item.nodes is None else tuple(node for node in item.nodes if node in operators)
+        told = {precision for node in nodes if (precision := (precisions or {}).get(node))}
+        precision = item.precision or (told.pop() if len(told) == 1 else None)
+        median = percentile(item.samples, 50)
+        work = sum(macs.get(node, 0) for node in nodes)
+        bound, share = _roofline(median, work, item.bytes, precision, peaks)
+        layers.append(
+            Layer(
+                name=item.name,
+                module=module_of(nodes, item.name, operators),
+                nodes=nodes,
+                kind=item.kind,
+                precision=precision,
+                median_ms=median,
+                samples_ms=item.samples,
+                macs=work,
+                bytes=item.bytes,
+                bound=bound,
+                roofline=share,
+            )
+        )
+    return layers
+
+
+def _roofline(
+    median: float, macs: int, moved: int | None, precision: str | None, peaks: Peaks
+) -> tuple[str | None, float | None]:
+    """Which peak bounds a layer and how near it came; nothing where work or peak is not known."""
+    peak = peaks.macs_per_s.get(precision or "")
+    if moved is None or not median or (macs and peak is None):
+        return None, None
+    computing = 1000 * macs / peak if peak else 0.0
+    moving = 1000 * moved / peaks.bytes_per_s
+    return ("compute" if computing > moving else "memory"), max(computing, moving) / median
