@@ -40,7 +40,8 @@ def checkpoint(root: Path) -> Path:
 def logits(path: Path, pictures: tuple[ImageSample, ...]) -> np.ndarray:
     module = weights.load(SPEC, path).module
     with torch.inference_mode():
-        return module(torch.from_numpy(np.concatenate([normalise(load(s)) for s in pictures]))).numpy()
+        found: torch.Tensor = module(torch.from_numpy(np.concatenate([normalise(load(s)) for s in pictures])))
+    return found.numpy()
 
 
 def test_weights_fit_the_published_layout_and_carry_their_mark(checkpoint: Path) -> None:

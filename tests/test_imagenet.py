@@ -501,7 +501,8 @@ def test_a_sample_is_decoded_resized_and_cropped(tmp_path: Path) -> None:
     Image.fromarray(picture(height, width)).save(out, "PNG")
     sample = ImageSample("a", File(put(tmp_path / "a.JPEG", out.getvalue())), 3, None)
     pixels = load(sample)
-    assert (pixels.shape, pixels.dtype) == ((224, 224, 3), np.uint8)
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
     assert np.array_equal(pixels, resize_and_crop(Image.fromarray(picture(height, width))))
     assert np.array_equal(pixels, decode_sample(sample, out.getvalue()))
 

@@ -238,7 +238,8 @@ def test_formats_that_start_programs_are_not_opened() -> None:
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_resize_and_crop_are_torchvisions(height: int, width: int) -> None:
     found = resize_and_crop(Image.fromarray(picture(height, width)))
-    assert (found.shape, found.dtype) == ((224, 224, 3), np.uint8)
+    assert found.shape == (224, 224, 3)
+    assert found.dtype == np.uint8
     with np.load(GOLDEN) as golden:
         rows, columns = golden[f"{height}x{width}.places"].T
         assert np.array_equal(found[rows, columns], golden[f"{height}x{width}.pixels"])
