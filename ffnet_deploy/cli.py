@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
 from ffnet_deploy import __version__, report
-from ffnet_deploy.artifacts import SCHEMA, Workspace, write_json
+from ffnet_deploy.commands.evaluate import eval_app
+from ffnet_deploy.commands.measure import bench, compare, verify
+from ffnet_deploy.commands.options import Json, Name, OptionalName, WorkspaceOption, complete
+from ffnet_deploy.commands.output import deliver, json_errors, progress, say, space_at, tell, tell_model
 from ffnet_deploy.errors import FFNetDeployError, UsageError
 from ffnet_deploy.zoo import specs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ffnet_deploy.pipeline import EvalOptions, Evaluation, Progress
+    pass
 
 app = typer.Typer(
     help="From an FFNet's name to a verified ONNX graph, engines, and latency and mIoU next to the PyTorch reference.",
@@ -30,9 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 weights_app = typer.Typer(help="The published weights.", no_args_is_help=True, rich_markup_mode=None)
-eval_app = typer.Typer(
-    help="Accuracy of every rung next to the reference.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(weights_app, name="weights")
 app.add_typer(eval_app, name="eval")
 
@@ -59,36 +54,9 @@ class Upsampling(StrEnum):
     bilinear = "bilinear"
 
 
-class Mode(StrEnum):
-    """What ``bench --mode`` takes."""
-
-    compute = "compute"
-    end_to_end = "end-to-end"
-    throughput = "throughput"
-    cold = "cold"
-
-
-def _complete(incomplete: str) -> list[str]:
-    return [name for name in specs.SPECS if incomplete.lower() in name.lower()]
-
-
-_NAME_HELP = "A model's name; left out: the model exported last."
-WorkspaceOption = Annotated[
-    Path, typer.Option("--workspace", metavar="DIR", help="Folder of models/, engines/ and calibration/.")
-]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.", autocompletion=_complete)]
-OptionalName = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help=_NAME_HELP, autocompletion=_complete, show_default=False)
-]
-Json = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Write the result or the error as JSON; - for stdout.")
-]
-Device = Annotated[int | None, typer.Option("--device", metavar="N", help="CUDA device; left out: the CPU.")]
-
-
 def _print_version(asked: bool) -> None:
     if asked:
-        _say(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -106,7 +74,7 @@ def models(
     text: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TEXT]", help="A name, or a part of names.", autocompletion=_complete, show_default=False
+            metavar="[TEXT]", help="A name, or a part of names.", autocompletion=complete, show_default=False
         ),
     ] = None,
     workspace: WorkspaceOption = Path(),
@@ -114,12 +82,12 @@ def models(
     """List the zoo, or show one model's contract card."""
     from ffnet_deploy import pipeline
 
-    rows = pipeline.list_models(_space(workspace), text or "")
+    rows = pipeline.list_models(space_at(workspace), text or "")
     exact = [row for row in rows if row[0].name == text]
     if exact:
-        _say(report.card(*exact[0]))
+        say(report.card(*exact[0]))
     elif rows:
-        _say(report.models(rows))
+        say(report.models(rows))
     else:
         specs.find(text or "")
 
@@ -128,7 +96,7 @@ def models(
 def weights_fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME...", help="Models' names.", autocompletion=_complete, show_default=False),
+        typer.Argument(metavar="NAME...", help="Models' names.", autocompletion=complete, show_default=False),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All 19 archives.")] = False,
     source: Annotated[
@@ -144,11 +112,11 @@ def weights_fetch(
             "Models and --all do not go together, and one is needed. Name models, or give --all for every archive."
         )
     wanted = specs.list_models() if everything else list(names or ())
-    with _progress() as progress:
-        fetched = pipeline.fetch_weights(_space(workspace), wanted, source=source, progress=progress)
+    with progress() as told:
+        fetched = pipeline.fetch_weights(space_at(workspace), wanted, source=source, progress=told)
     for item in fetched:
         for file in item.files:
-            _say(f"{file}{'' if item.origin else '  (already there)'}")
+            say(f"{file}{'' if item.origin else '  (already there)'}")
 
 
 @app.command()
@@ -190,11 +158,11 @@ def export(
         dynamic_batch=dynamic_batch,
         upsampling=upsampling.value if upsampling else None,
     )
-    with _progress() as progress:
-        result = pipeline.export(_space(workspace), name, options, progress)
+    with progress() as told:
+        result = pipeline.export(space_at(workspace), name, options, told)
     for note in result.notes:
-        _tell(f"weights: {note}")
-    _say(report.exported(result))
+        tell(f"weights: {note}")
+    say(report.exported(result))
 
 
 @app.command()
@@ -259,285 +227,16 @@ def build(
         align_corners=align_corners,
         engine=engine,
     )
-    space = _space(workspace)
-    _tell_model(space, name)
-    with _progress() as progress:
-        results = pipeline.build(space, name, options, progress)
-    _say(report.built(results))
+    space = space_at(workspace)
+    tell_model(space, name)
+    with progress() as told:
+        results = pipeline.build(space, name, options, told)
+    say(report.built(results))
 
 
-@app.command()
-def bench(
-    name: OptionalName = None,
-    mode: Annotated[Mode, typer.Option(help="compute: the network alone. end-to-end: host image to host labels.")] = (
-        Mode.compute
-    ),
-    iters: Annotated[
-        int | None, typer.Option(help="Runs of each rung, at least: 200; starts of it in mode cold: 5.")
-    ] = None,
-    min_seconds: Annotated[float, typer.Option(metavar="S", help="Time in runs of each rung, at least.")] = 3.0,
-    concurrency: Annotated[
-        int | None, typer.Option(metavar="N", help="Runners at the same time in mode throughput; left out: 1.")
-    ] = None,
-    device: Device = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of every rung; left out: all cores.")] = None,
-    layers: Annotated[bool, typer.Option("--profile", help="Time every layer of every engine instead.")] = False,
-    json_file: Json = None,
-    workspace: WorkspaceOption = Path(),
-) -> None:
-    """Time the reference and every rung that can run here.
-
-    The modes measure different things and are never mixed.
-    """
-    from ffnet_deploy import pipeline
-    from ffnet_deploy.report import latency
-
-    with _json_errors(json_file, "bench", pipeline.BENCH_SCHEMA):
-        options = pipeline.BenchOptions(mode.value, iters, min_seconds, concurrency, device, threads)
-        space = _space(workspace)
-        _tell_model(space, name)
-        with _progress() as progress:
-            if layers:
-                found = pipeline.profile(space, name, options, progress)
-                value, text, failure = found.to_json(), latency.profile(found), found.failure
-            else:
-                result = pipeline.bench(space, name, options, progress)
-                value, text, failure = result.to_json(), latency.benchmark(result), result.failure
-        _deliver(json_file, value, text)
-    if failure:
-        raise failure
-
-
-@app.command()
-def compare(
-    before: Annotated[Path, typer.Argument(metavar="A.json", help="What bench --json wrote.", show_default=False)],
-    after: Annotated[Path, typer.Argument(metavar="B.json", help="The same, of another time.", show_default=False)],
-    max_slowdown: Annotated[
-        float | None, typer.Option(metavar="RATIO", help="Exit 1 if a rung of B takes more than this of A's time.")
-    ] = None,
-    json_file: Json = None,
-) -> None:
-    """Lay two benchmarks side by side.
-
-    Of the same model and mode, from two times, versions or machines.
-    """
-    from ffnet_deploy import pipeline
-    from ffnet_deploy.report import latency
-
-    with _json_errors(json_file, "compare", pipeline.BENCH_SCHEMA):
-        result = pipeline.compare(before, after, max_slowdown)
-        _deliver(json_file, result.to_json(), latency.comparison(result))
-        failure = result.failure
-    if failure:
-        raise failure
-
-
-class AlignCorners(StrEnum):
-    """What ``--align-corners`` of eval takes."""
-
-    false = "false"
-    true = "true"
-    auto = "auto"
-
-
-class Downsample(StrEnum):
-    """What ``--downsample`` takes."""
-
-    blur = "blur"
-    area = "area"
-    bilinear = "bilinear"
-
-
-Only = Annotated[
-    list[str] | None, typer.Option(metavar="RUNG", help="A rung ('onnxruntime fp32') or runtime; may be repeated.")
-]
-MaxDrop = Annotated[
-    float | None, typer.Option(metavar="POINTS", help="Exit 1 if a rung is further below the reference.")
-]
-Limit = Annotated[int | None, typer.Option(metavar="N", help="The first N images alone.")]
-Shard = Annotated[
-    str | None, typer.Option(metavar="I/N", help="Every N-th image from the I-th on; put together by eval merge.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run of the same stopped.")]
-Threads = Annotated[int | None, typer.Option(metavar="N", help="CPU threads in all; left out: all cores.")]
-AtOnce = Annotated[int | None, typer.Option("--images-at-once", metavar="N", help="Images in work; left out: chosen.")]
-
-
-def _shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal()):
-        raise UsageError(f"--shard {text!r} is not I/N (two whole numbers were needed). Say: --shard 1/4")
-    return int(number), int(of)
-
-
-@eval_app.command("cityscapes")
-def eval_cityscapes(
-    name: OptionalName = None,
-    root: Annotated[
-        str | None,
-        typer.Option(
-            envvar="CITYSCAPES_DATASET", metavar="DIR", help="Folder of leftImg8bit and gtFine, or of the two zips."
-        ),
-    ] = None,
-    only: Only = None,
-    device: Device = None,
-    align_corners: Annotated[
-        AlignCorners, typer.Option(help="Of the final up-sampling; auto scores both.")
-    ] = AlignCorners.false,
-    downsample: Annotated[
-        Downsample, typer.Option(help="In front of models that take 512x1024; they were trained with blur.")
-    ] = Downsample.blur,
-    max_drop: MaxDrop = None,
-    limit: Limit = None,
-    shard: Shard = None,
-    resume: Resume = False,
-    save_predictions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write every rung's labelIds PNGs, for the official evaluator.")
-    ] = None,
-    threads: Threads = None,
-    images_at_once: AtOnce = None,
-    json_file: Json = None,
-    workspace: WorkspaceOption = Path(),
-) -> None:
-    """Score the reference and every rung that can run here on Cityscapes val."""
-    from ffnet_deploy import pipeline
-
-    with _json_errors(json_file, "eval cityscapes"):
-        if not root:
-            raise UsageError("No data set was named. Use --root DIR, or set CITYSCAPES_DATASET.")
-        options = pipeline.EvalOptions(
-            root=Path(root),
-            only=tuple(only or ()),
-            device=device,
-            max_drop=max_drop,
-            limit=limit,
-            shard=_shard(shard),
-            resume=resume,
-            threads=threads,
-            at_once=images_at_once,
-            align_corners={"false": (False,), "true": (True,), "auto": (False, True)}[align_corners.value],
-            downsample=downsample.value,
-            predictions=save_predictions,
-            tell=_tell,
-        )
-        failure = _evaluate(pipeline.evaluate_cityscapes, name, options, json_file, workspace)
-    if failure:
-        raise failure
-
-
-@eval_app.command("imagenet")
-def eval_imagenet(
-    name: OptionalName = None,
-    root: Annotated[
-        str | None,
-        typer.Option(envvar="IMAGENET_DATASET", metavar="DIR", help="The set, in any of its published layouts."),
-    ] = None,
-    only: Only = None,
-    device: Device = None,
-    real_labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Score by the ReaL labels (real.json) instead.")
-    ] = None,
-    max_drop: MaxDrop = None,
-    limit: Limit = None,
-    shard: Shard = None,
-    resume: Resume = False,
-    threads: Threads = None,
-    images_at_once: AtOnce = None,
-    json_file: Json = None,
-    workspace: WorkspaceOption = Path(),
-) -> None:
-    """Top-1 and top-5 of the reference and of every rung that can run here on ImageNet val."""
-    from ffnet_deploy import pipeline
-
-    with _json_errors(json_file, "eval imagenet"):
-        if not root:
-            raise UsageError("No data set was named. Use --root DIR, or set IMAGENET_DATASET.")
-        options = pipeline.EvalOptions(
-            root=Path(root),
-            only=tuple(only or ()),
-            device=device,
-            max_drop=max_drop,
-            limit=limit,
-            shard=_shard(shard),
-            resume=resume,
-            threads=threads,
-            at_once=images_at_once,
-            real_labels=real_labels,
-            tell=_tell,
-        )
-        failure = _evaluate(pipeline.evaluate_imagenet, name, options, json_file, workspace)
-    if failure:
-        raise failure
-
-
-@eval_app.command("merge")
-def eval_merge(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="The JSON results of every shard.")],
-    max_drop: MaxDrop = None,
-    json_file: Json = None,
-) -> None:
-    """Put the shards of one evaluation together: exactly what the whole set gives."""
-    from ffnet_deploy import pipeline
-    from ffnet_deploy.report import accuracy
-
-    with _json_errors(json_file, "eval merge"):
-        result = pipeline.merge(files, max_drop)
-        _deliver(json_file, result.to_json(), accuracy.evaluation(result))
-        failure = result.failure
-    if failure:
-        raise failure
-
-
-def _evaluate(
-    story: Callable[..., Evaluation],
-    name: str | None,
-    options: EvalOptions,
-    json_file: str | None,
-    folder: Path,
-) -> FFNetDeployError | None:
-    """Run an evaluation and deliver it; returns what the command ends with although there is a result."""
-    from ffnet_deploy.report import accuracy
-
-    if options.shard and not json_file:
-        raise UsageError("A shard is good for eval merge alone, which reads JSON. Add --json FILE.")
-    space = _space(folder)
-    _tell_model(space, name)
-    with _progress() as progress:
-        result = story(space, name, options, progress)
-    _deliver(json_file, result.to_json(), accuracy.evaluation(result))
-    result.delivered()
-    return result.failure
-
-
-@app.command()
-def verify(
-    name: OptionalName = None,
-    images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="PNG or JPEG images; left out: two synthetic streets.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Images of DIR at most; left out: 8.")] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Compare inner tensors too.")] = False,
-    json_file: Json = None,
-    workspace: WorkspaceOption = Path(),
-) -> None:
-    """Compare every rung with PyTorch on the same images.
-
-    Names the first rung that breaks, and with --layers where in the network it starts.
-    """
-    from ffnet_deploy import pipeline
-    from ffnet_deploy.report import verification
-
-    with _json_errors(json_file, "verify"):
-        space = _space(workspace)
-        _tell_model(space, name)
-        with _progress() as progress:
-            result = pipeline.verify_ladder(space, name, pipeline.VerifyOptions(images, limit, layers), progress)
-        _deliver(json_file, result.to_json(), verification.verification(result))
-        failure = result.failure
-    if failure:
-        raise failure
+app.command()(bench)
+app.command()(compare)
+app.command()(verify)
 
 
 @app.command()
@@ -552,9 +251,9 @@ def inspect(
     """
     from ffnet_deploy import pipeline
 
-    with _json_errors(json_file, "inspect"):
-        result = pipeline.inspect(_space(workspace), file)
-        _deliver(json_file, result.to_json(), report.inspection(result))
+    with json_errors(json_file, "inspect"):
+        result = pipeline.inspect(space_at(workspace), file)
+        deliver(json_file, result.to_json(), report.inspection(result))
 
 
 @app.command()
@@ -565,7 +264,7 @@ def doctor() -> None:
     """
     from ffnet_deploy import pipeline
 
-    _say(report.diagnosis(pipeline.doctor()))
+    say(report.diagnosis(pipeline.doctor()))
 
 
 @app.command()
@@ -578,106 +277,9 @@ def demo(
     """
     from ffnet_deploy import demo as story
 
-    with _progress() as progress:
-        for text in story.run(workspace, progress):
-            _say(text)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
-def _tell_model(workspace: Workspace, name: str | None) -> None:
-    """Say which model is meant where the user named none."""
-    if name is None and (newest := workspace.graphs()[:1]):
-        _tell(f"model: {newest[0][0].name.removesuffix('.onnx')} (exported last)")
-
-
-def _space(folder: Path) -> Workspace:
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--workspace {folder} is a file (a folder was needed). Name another.")
-    return Workspace(folder)
-
-
-def _deliver(json_file: str | None, result: dict[str, Any], text: str) -> None:
-    if json_file == "-":
-        _tell(text)
-    else:
-        _say(text)
-    if json_file:
-        _write_json(json_file, result)
-
-
-def _write_json(target: str, value: dict[str, Any]) -> None:
-    if target == "-":
-        _say(json.dumps(value, indent=2))
-        return
-    path = Path(target)
-    if path.exists() and not path.is_file():
-        # A pipe or a device is written to, never replaced.
-        path.write_text(json.dumps(value) + "\n", "utf-8")
-    else:
-        write_json(path.resolve(), value)
-
-
-def _check_json(target: str | None) -> None:
-    """Before anything is computed, that the result will have a place."""
-    if target in (None, "-"):
-        return
-    path = Path(str(target))
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        found = "is a folder" if path.is_dir() else "is in no folder that exists"
-        raise UsageError(f"--json {target} {found} (a file was needed). Name another, or - for stdout.")
-
-
-@contextmanager
-def _json_errors(json_file: str | None, command: str, schema: int = SCHEMA) -> Iterator[None]:
-    """Write an error where the JSON result would have gone."""
-    _check_json(json_file)
-    try:
-        yield
-    except FFNetDeployError as error:
-        if json_file:
-            from ffnet_deploy.pipeline import error_json
-
-            try:
-                _write_json(json_file, {"schema": schema, "command": command, "error": error_json(error)})
-            except (FFNetDeployError, OSError) as second:
-                _tell(f"the error could not be written as JSON either: {second}")
-        raise
-
-
-def _on_terminal() -> bool:
-    return sys.stderr.isatty()
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A progress line on a terminal's stderr; nothing elsewhere."""
-    if not _on_terminal():
-        yield lambda _what, _done, _total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        last: tuple[int, int | None] = (0, None)
-
-        def update(what: str, done: int, total: int | None) -> None:
-            nonlocal last
-            # Another total, or a step back, is another stage: its time left is reckoned anew.
-            if total != last[1] or done < last[0]:
-                bar.reset(task)
-            last = done, total
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield update
+    with progress() as told:
+        for text in story.run(workspace, told):
+            say(text)
 
 
 class _CtrlC:
@@ -705,7 +307,7 @@ def main() -> None:
         with _CtrlC():
             app()
     except FFNetDeployError as error:
-        _tell(f"error: {error}")
+        tell(f"error: {error}")
         sys.exit(error.exit_code)
 
 

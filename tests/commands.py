@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ffnet_deploy import cli
+from ffnet_deploy.commands import output
 
 NAME = "segmentation_ffnet46NS_CCC_mobile"
 SIZE = ("--allow-size", "--height", "64", "--width", "128")
@@ -30,7 +31,7 @@ class Cli:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys
         # Progress bars are for terminals; with ``pytest -s`` on one they would mix with what is tested.
-        monkeypatch.setattr(cli, "_on_terminal", lambda: False)
+        monkeypatch.setattr(output, "_on_terminal", lambda: False)
 
     def __call__(self, *args: str | Path) -> Result:
         self._monkeypatch.setattr(sys, "argv", ["ffnet-deploy", *map(str, args)])

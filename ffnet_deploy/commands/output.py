@@ -1,0 +1,122 @@
+"""What commands print and write: tables to stdout, progress and errors to stderr, JSON where it is wanted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ffnet_deploy.artifacts import SCHEMA, Workspace
+from ffnet_deploy.artifacts import write_json as write_file
+from ffnet_deploy.errors import FFNetDeployError, UsageError
+
+if TYPE_CHECKING:
+    from ffnet_deploy.pipeline import Progress
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def tell(text: str) -> None:
+    """A line on stderr."""
+    sys.stderr.write(f"{text}\n")
+
+
+def tell_model(workspace: Workspace, name: str | None) -> None:
+    """Say which model is meant where the user named none."""
+    if name is None and (newest := workspace.graphs()[:1]):
+        tell(f"model: {newest[0][0].name.removesuffix('.onnx')} (exported last)")
+
+
+def space_at(folder: Path) -> Workspace:
+    """The workspace of ``--workspace``.
+
+    Raises:
+        UsageError: it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--workspace {folder} is a file (a folder was needed). Name another.")
+    return Workspace(folder)
+
+
+def deliver(json_file: str | None, result: dict[str, Any], text: str) -> None:
+    """Print a result, and write it as JSON where that was asked for; with ``-`` the text goes to stderr."""
+    if json_file == "-":
+        tell(text)
+    else:
+        say(text)
+    if json_file:
+        _write_json(json_file, result)
+
+
+def _write_json(target: str, value: dict[str, Any]) -> None:
+    if target == "-":
+        say(json.dumps(value, indent=2))
+        return
+    path = Path(target)
+    if path.exists() and not path.is_file():
+        # A pipe or a device is written to, never replaced.
+        path.write_text(json.dumps(value) + "\n", "utf-8")
+    else:
+        write_file(path.resolve(), value)
+
+
+def _check_json(target: str | None) -> None:
+    """Before anything is computed, that the result will have a place."""
+    if target in (None, "-"):
+        return
+    path = Path(str(target))
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        found = "is a folder" if path.is_dir() else "is in no folder that exists"
+        raise UsageError(f"--json {target} {found} (a file was needed). Name another, or - for stdout.")
+
+
+@contextmanager
+def json_errors(json_file: str | None, command: str, schema: int = SCHEMA) -> Iterator[None]:
+    """Write an error where the JSON result would have gone."""
+    _check_json(json_file)
+    try:
+        yield
+    except FFNetDeployError as error:
+        if json_file:
+            from ffnet_deploy.pipeline import error_json
+
+            try:
+                _write_json(json_file, {"schema": schema, "command": command, "error": error_json(error)})
+            except (FFNetDeployError, OSError) as second:
+                tell(f"the error could not be written as JSON either: {second}")
+        raise
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress line on a terminal's stderr; nothing elsewhere."""
+    if not _on_terminal():
+        yield lambda _what, _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        last: tuple[int, int | None] = (0, None)
+
+        def update(what: str, done: int, total: int | None) -> None:
+            nonlocal last
+            # Another total, or a step back, is another stage: its time left is reckoned anew.
+            if total != last[1] or done < last[0]:
+                bar.reset(task)
+            last = done, total
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield update
