@@ -237,13 +237,11 @@ def test_wnids_are_the_thousand() -> None:
 # --- size -----------------------------------------------------------------------------------------------------------
 
 
-def lay_whole(root: Path) -> None:
-    """The published set as empty files: finding it reads none of them."""
-    for index, wnid in enumerate(WNIDS):
-        folder = root / wnid
-        folder.mkdir(parents=True)
-        for k in range(50):
-            (folder / file_name(50 * index + k + 1)).touch()
+def lay_whole(root: Path, *, without: int | None = None) -> None:
+    """The published set's numbers and labels; finding it reads no picture."""
+    numbers = [n for n in range(1, OFFICIAL + 1) if n != without]
+    rows = [{"bytes": b"", "path": file_name(n)} for n in numbers]
+    pq.write_table(pa.table({"image": rows, "label": [(n - 1) // 50 for n in numbers]}), root / "validation.parquet")
 
 
 def test_the_whole_set_is_official_and_a_copy_that_was_cut_off_is_refused(tmp_path: Path) -> None:
@@ -253,7 +251,7 @@ def test_the_whole_set_is_official_and_a_copy_that_was_cut_off_is_refused(tmp_pa
     assert found.title == "ImageNet val, 50000 images"
     assert len(found.samples) == OFFICIAL
     assert found.classes == tuple(range(1000))
-    (tmp_path / WNIDS[7] / file_name(351)).unlink()
+    lay_whole(tmp_path, without=351)
     assert "49 of the 50 validation pictures of class 7, and 0 more" in refused(tmp_path)
 
 

@@ -143,7 +143,7 @@ def _place(picture: Field, kind: Kind, rng: np.random.Generator, size: float, sp
     v = (dy * np.cos(angle) - dx * np.sin(angle)) / squeeze
     mask = _SHAPES[kind.shape](u, v)
     second = _TEXTURES[kind.texture](u, v, rng.uniform(0.8, 1.25), rng.uniform())
-    tones = np.array([kind.colour, kind.second], np.float32) * rng.uniform(0.75, 1.15) + rng.normal(0, 12, (2, 3))
+    tones = np.array([kind.colour, kind.second], np.float32) * rng.uniform(0.85, 1.12) + rng.normal(0, 8, (2, 3))
     sun = rng.uniform(0, 2 * np.pi)
     light = 0.95 + 0.25 * (u * np.cos(sun) + v * np.sin(sun))
     part[mask] = tones[second[mask].astype(np.intp)] * light[mask][:, None]
@@ -152,9 +152,9 @@ def _place(picture: Field, kind: Kind, rng: np.random.Generator, size: float, sp
 def _photograph(picture: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Lens softness, exposure, white balance and sensor noise."""
     sharp = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
-    soft = np.asarray(sharp.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.3))), np.float32)
-    soft = soft * (rng.uniform(0.75, 1.15) * rng.normal(1, 0.05, 3)).astype(np.float32)
-    soft += rng.standard_normal((*soft.shape[:2], 1), np.float32) * np.float32(rng.uniform(2, 9))
+    soft = np.asarray(sharp.filter(ImageFilter.GaussianBlur(rng.uniform(0.6, 1.0))), np.float32)
+    soft = soft * (rng.uniform(0.88, 1.1) * rng.normal(1, 0.03, 3)).astype(np.float32)
+    soft += rng.standard_normal((*soft.shape[:2], 1), np.float32) * np.float32(rng.uniform(1, 3))
     return (soft + 0.5).clip(0, 255).astype(np.uint8)
 
 

@@ -54,10 +54,8 @@ class ImageNetSet:
         count = len(self.samples)
         if self.official:
             return f"ImageNet val, {count} images"
-        return f"custom set, {count} images" if len(self.classes) == CLASSES else self._subset(count)
-
-    def _subset(self, count: int) -> str:
-        return f"subset, {len(self.classes)} classes, {count} images"
+        what = "custom set" if len(self.classes) == CLASSES else f"subset, {len(self.classes)} classes"
+        return f"{what}, {count} images"
 
 
 def find_set(root: Path, *, real_labels: Path | None = None) -> ImageNetSet:

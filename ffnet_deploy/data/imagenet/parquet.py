@@ -1,4 +1,4 @@
-"""Rows of a parquet shard as pictures: read forwards in small batches, so that memory does not grow with the shard."""
+"""Rows of a parquet shard as pictures, read forwards in small batches: memory does not grow with their number."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ class _Reader:
     """Goes through a shard's row groups; keeps the last batches, and starts a group again for a row before them."""
 
     def __init__(self, shard: Path) -> None:
-        # Buffered: without it, a column of a whole row group would be held, up to the shard's size.
+        # Buffered: without it, a column of a whole row group would be held, up to the shard's size. What is held is a
+        # page: with 100 rows to a group, as published, 11 MB.
         self._file = pq.ParquetFile(shard, buffer_size=1 << 20, pre_buffer=False)
         metadata = self._file.metadata
         sizes = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))

@@ -8,7 +8,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -81,10 +81,10 @@ def truth_beside(folders: Iterable[Path]) -> Named | None:
             return Named(folder / _CSV, _from_csv(folder / _CSV))
         for kit in (folder, folder / "data", folder / _DEVKIT / "data"):
             if (kit / _TRUTH).is_file():
-                return Named(kit / _TRUTH, _from_devkit(kit / _TRUTH, lambda name, kit=kit: _bytes(kit / name)))  # type: ignore[misc]
+                return Named(kit / _TRUTH, _from_devkit(kit / _TRUTH, partial(_file, kit)))
         archive = folder / f"{_DEVKIT}.tar.gz"
         if archive.is_file():
-            return Named(archive, _from_devkit(archive, lambda name, archive=archive: _member(archive, name)))  # type: ignore[misc]
+            return Named(archive, _from_devkit(archive, partial(_member, archive)))
     return None
 
 
@@ -189,6 +189,10 @@ def _synsets(path: Path, data: bytes) -> dict[int, int]:
             f"{_SYNSETS} of {path} cannot be read ({type(error).__name__}: {error}). Download {_DEVKIT}.tar.gz again."
         ) from error
     return {number: wnids()[wnid] for number, wnid in leaves.items() if wnid in wnids()}
+
+
+def _file(folder: Path, name: str) -> bytes:
+    return _bytes(folder / name)
 
 
 def _member(archive: Path, name: str) -> bytes:
