@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ROOT / "docs" / "measurements"
 PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/measurements.md", "docs/performance.md")
 COMMANDS = (
-    "", "models", "weights fetch", "export", "build", "bench", "compare", "eval cityscapes", "inspect", "doctor", "demo",
+    "", "models", "weights fetch", "export", "build", "bench", "compare", "eval cityscapes", "inspect", "doctor",
+    "demo",
 )  # fmt: skip
 MAP = (
     "cli.py", "pipeline/__init__.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",
@@ -150,8 +151,9 @@ def cpu_latency() -> str:
     flags = " ".join(where["flags"])
     height, width = kept["shape"][2:]
     title = (
-        f"{kept['model']}, random weights, batch 1 of {height}x{width}, mode compute, ms. {where['processor']}{virtual}, "
-        f"{where['cores']} cores, {flags}. {tools}. Best of PyTorch: {kept['best_pytorch']}."
+        f"{kept['model']}, random weights, batch 1 of {height}x{width}, mode compute, ms. "
+        f"{where['processor']}{virtual}, {where['cores']} cores, {flags}. {tools}. "
+        f"Best of PyTorch: {kept['best_pytorch']}."
     )
     told = [f"- {w['rung'] or 'everything'}: {w['text']}" for w in kept["warnings"]]
     warnings = "\n\nWarnings of this run:\n\n" + "\n".join(told) if told else ""
