@@ -151,8 +151,9 @@ def cpu_latency() -> str:
     flags = " ".join(where["flags"])
     height, width = kept["shape"][2:]
     title = (
-        f"{kept['model']}, random weights, batch 1 of {height}x{width}, mode compute, ms. {where['processor']}{virtual}"
-        f", {where['cores']} cores, {flags}. {tools}. Best of PyTorch: {kept['best_pytorch']}."
+        f"{kept['model']}, random weights, batch 1 of {height}x{width}, mode compute, ms. "
+        f"{where['processor']}{virtual}, {where['cores']} cores, {flags}. {tools}. "
+        f"Best of PyTorch: {kept['best_pytorch']}."
     )
     told = [f"- {w['rung'] or 'everything'}: {w['text']}" for w in kept["warnings"]]
     warnings = "\n\nWarnings of this run:\n\n" + "\n".join(told) if told else ""
