@@ -24,7 +24,7 @@ from ffnet_deploy.zoo.weights import load_random
 
 MARK = "demo weights"
 """Stands on everything made from them."""
-VERSION = 1
+VERSION = 2
 """Of the recipe: weights of another one do not count."""
 
 _BATCH = 16

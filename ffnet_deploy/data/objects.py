@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from ffnet_deploy.artifacts import write_bytes, write_json
 from ffnet_deploy.errors import DataError
 
-VERSION = 1
+VERSION = 2
 """Of the drawing: sets written by another version are drawn again."""
 
 MARKER = "synthetic-objects.json"
