@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy import artifacts, demo_training, pipeline, report
+from ffnet_deploy import artifacts, demo_classifier, demo_training, pipeline, report
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data import objects, scenes
 from ffnet_deploy.data.cityscapes import find_split
 from ffnet_deploy.data.imagenet import find_set
-from ffnet_deploy.demo_classifier import fit_classifier
 from ffnet_deploy.demo_training import STEPS, train
 from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.pipeline import Progress
@@ -24,7 +23,7 @@ from ffnet_deploy.zoo import specs
 
 MODEL = "segmentation_ffnet46NS_CCC_mobile"
 CLASSIFIER = "classification_ffnet46NS_CBX_mobile"
-MARK = "demo weights"
+MARK = demo_classifier.MARK
 """Stands on everything made from them."""
 _SEED = 7
 
@@ -106,7 +105,9 @@ def _classify(workspace: Workspace, plan: Plan, progress: Progress) -> Iterator[
     told = partial(progress, "drawing pictures")
     objects.write_objects(root, train=train, val=val, seed=_SEED, progress=told)
     told = partial(progress, "fitting")
-    fit_classifier(specs.find(CLASSIFIER), find_set(root / "train").samples, checkpoint, seed=_SEED, progress=told)
+    demo_classifier.fit_classifier(
+        specs.find(CLASSIFIER), find_set(root / "train").samples, checkpoint, seed=_SEED, progress=told
+    )
 
     yield f"8/8  ffnet-deploy export, build --fp16 and eval imagenet {CLASSIFIER} --root {root}"
     options = pipeline.ExportOptions(weights=checkpoint, offline=True)

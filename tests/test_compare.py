@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ffnet_deploy import pipeline, report_bench
+from ffnet_deploy import pipeline
 from ffnet_deploy.errors import ArtifactError, GateError, UsageError
+from ffnet_deploy.report import latency
 
 Write = Callable[..., Path]
 
@@ -72,7 +73,7 @@ def test_the_same_twice_differs_in_nothing(write: Write) -> None:
         assert row.interval
         assert row.interval[0] <= 1.0 <= row.interval[1]
     assert (result.differences, result.failure) == ([], None)
-    assert "nothing else differs" in report_bench.comparison(result)
+    assert "nothing else differs" in latency.comparison(result)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_what_differs_is_told(write: Write) -> None:
     }
     assert result.alone == {"A": ["pytorch fp32"], "B": ["tensorrt fp16"]}
     assert [row.other_file for row in result.rows] == [True]
-    text = report_bench.comparison(result)
+    text = latency.comparison(result)
     for words in ("only in A: pytorch fp32", "only in B: tensorrt fp16", "another", "tools.torch"):
         assert words in text
 

@@ -56,7 +56,8 @@ def merge(files: Sequence[Path], max_drop: float | None = None) -> Evaluation:
     failure = None
     if len({entry.rung for entry in results.entries}) == 1 and results.skipped:
         failure = MissingDependencyError(
-            "Nothing besides the PyTorch reference ran in these shards. Run: ffnet-deploy build NAME --runtime onnxruntime"
+            "Nothing besides the PyTorch reference ran in these shards (another rung was needed). "
+            f"Run: ffnet-deploy build {first.model} --runtime onnxruntime, then evaluate the shards again"
         )
     return gated(Evaluation(results, results.scores(), {"merged": [str(path) for path in files]}, failure), max_drop)
 
