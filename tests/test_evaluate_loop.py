@@ -75,7 +75,12 @@ def test_never_more_are_in_work_than_there_are_lanes() -> None:
 
 def test_no_more_is_computed_ahead_than_twice_the_lanes() -> None:
     begun: list[int] = []
-    results = ordered(lambda item: begun.append(item) or item, range(100), 2)
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return item
+
+    results = ordered(work, range(100), 2)
     assert next(results) == 0
     time.sleep(0.05)
     assert len(begun) <= 4
@@ -95,7 +100,7 @@ def test_the_error_of_the_first_failing_item_is_raised() -> None:
             raise DataError("1 is damaged. Copy it again.")
         return item
 
-    with pytest.raises(DataError, match="^1 is damaged"):
+    with pytest.raises(DataError, match=r"^1 is damaged"):
         list(ordered(work, range(10), 3))
 
 

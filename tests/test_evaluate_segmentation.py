@@ -186,9 +186,7 @@ def test_scores_are_those_of_a_slow_loop(drawn: CityscapesSplit, tmp_path: Path,
 
 
 def test_both_up_samplings_are_each_of_them_alone(drawn: CityscapesSplit, tmp_path: Path) -> None:
-    both = evaluate(
-        drawn, Opener(network(0)), [rung(FakeRunner(network(1)), (False, True))], tmp_path / "both", AUTO
-    )
+    both = evaluate(drawn, Opener(network(0)), [rung(FakeRunner(network(1)), (False, True))], tmp_path / "both", AUTO)
     assert both.job.entries() == [
         ("pytorch fp32", False), ("pytorch fp32", True), ("onnxruntime fp32", False), ("onnxruntime fp32", True)
     ]  # fmt: skip

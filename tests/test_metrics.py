@@ -214,7 +214,7 @@ def test_the_interval_of_a_drop_is_that_of_drawing_images_one_by_one(images: int
     # The same draws as how often each image is drawn; everything after them is written again.
     draws = np.random.default_rng(0).multinomial(images, [1 / images] * images, size=ROUNDS)
     drops = []
-    for draw in draws[: ROUNDS].tolist():
+    for draw in draws[:ROUNDS].tolist():
         chosen = [i for i, times in enumerate(draw) for _ in range(times)]
         assert len(chosen) == images
         sides = [slow_miou(sum((side[i] for i in chosen), np.zeros_like(side[0]))) for side in (reference, other)]
@@ -236,7 +236,7 @@ def test_the_interval_of_a_drop_is_that_of_drawing_images_one_by_one(images: int
 def test_an_interval_is_the_same_each_time_and_ignores_the_global_seed() -> None:
     reference, other = matrices(10, 0), matrices(10, 1)
     first = drop_of_miou(reference, other)
-    np.random.seed(123)  # noqa: NPY002 - that it does not matter is what is tested
+    np.random.seed(123)
     assert drop_of_miou(reference, other) == first
     right, worse = np.arange(50) % 3 > 0, np.arange(50) % 4 > 0
     assert drop_of_accuracy(right, worse) == drop_of_accuracy(right, worse)

@@ -14,7 +14,6 @@ from typing import Protocol
 
 from ffnet_deploy.errors import DataError
 
-
 _DAMAGED = (
     OSError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
