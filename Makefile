@@ -30,7 +30,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 unit: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 export-zoo: $(READY) ## export and verify all 87 deployable models at their native size (about half an hour)
 	$(BIN)/python scripts/export_zoo.py

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
@@ -18,6 +16,7 @@ from commands import NAME, STEM, Cli, link_workspace, started
 from PIL import Image
 
 from ffnet_deploy import pipeline
+from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data.cityscapes import CATEGORIES, CLASSES
 from ffnet_deploy.data.scenes import write_cityscapes
 
@@ -37,19 +36,13 @@ def workspace(built: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a model that takes the whole image, and engines with every kind of ends."""
-    folder = tmp_path_factory.mktemp("whole")
-    size = ("--allow-size", "--height", "128", "--width", "256")
-    build = ("build", "--runtime", "onnxruntime")
-    for command in (
-        ("export", f"{NAME}_pre_down", "--weights", "random", *size),
-        build,
-        (*build, "--image-in", "--labels-out"),
-        (*build, "--labels-out"),
-    ):
-        subprocess.run(
-            [sys.executable, "-m", "ffnet_deploy.cli", *command], cwd=folder, check=True, capture_output=True
-        )
-    return folder
+    space = Workspace(tmp_path_factory.mktemp("whole"))
+    model = f"{NAME}_pre_down"
+    pipeline.export(space, model, pipeline.ExportOptions(hw=(128, 256), allow_size=True, weights=pipeline.RANDOM))
+    for image_in, labels_out in ((False, False), (True, True), (False, True)):
+        options = pipeline.BuildOptions(runtime="onnxruntime", image_in=image_in, labels_out=labels_out)
+        pipeline.build(space, model, options)
+    return space.root
 
 
 def scored(run: Cli, workspace: Path, streets: Path, *args: str | Path) -> dict[str, Any]:
@@ -338,54 +331,60 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(run: Cli, built: Pa
     assert scored(run, workspace, many, *args, "--resume")["images_taken_over"] == 0
 
 
-def test_without_resume_everything_is_computed_and_nothing_is_lost(run: Cli, workspace: Path, many: Path) -> None:
-    args = ("--only", "onnxruntime fp32", "--threads", "1")
-    journal = killed(workspace, many, *args)
-    lines = journal.read_bytes().count(b"\n")
-    # Another part of the set, another protocol: neither takes these lines, nor do they take them away.
-    assert scored(run, workspace, many, *args, "--limit", "2", "--resume")["images_taken_over"] == 0
-    assert scored(run, workspace, many, *args, "--downsample", "area", "--resume")["images_taken_over"] == 0
-    shard = scored(run, workspace, many, *args, "--shard", "1/2", "--resume")
-    assert shard["images_taken_over"] == 0
-    assert journals(workspace) == [journal]
-    assert scored(run, workspace, many, *args, "--resume")["images_taken_over"] == lines
-    journal = killed(workspace, many, *args)
-    assert scored(run, workspace, many, *args)["images_taken_over"] == 0
+def stopped(run: Cli, workspace: Path, root: Path, *args: str | Path) -> Path:
+    """A journal with the first four images: a run whose result has no place to go, and then a cut."""
+    file = workspace / ("x" * 250 + ".json")
+    refused = run("eval", "cityscapes", "--root", root, "--json", file, "--workspace", workspace, *args)
+    assert refused.code == 3, refused
+    (journal,) = journals(workspace)
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:4]))
+    return journal
 
 
-def test_images_that_changed_since_are_computed_again(run: Cli, workspace: Path, many: Path, tmp_path: Path) -> None:
+def test_without_resume_everything_is_computed(run: Cli, workspace: Path, streets: Path) -> None:
+    stopped(run, workspace, streets, *ONE)
+    assert scored(run, workspace, streets, *ONE)["images_taken_over"] == 0
+
+
+def test_other_evaluations_neither_use_nor_lose_what_was_done(run: Cli, workspace: Path, streets: Path) -> None:
+    journal = stopped(run, workspace, streets, *ONE)
+    for other in (
+        ("--limit", "2"), ("--shard", "1/2"), ("--downsample", "area"), ("--align-corners", "true"),
+        ("--save-predictions", str(workspace / "out")), ("--only", "onnx fp16 emulated"),
+    ):  # fmt: skip
+        assert scored(run, workspace, streets, *ONE, *other, "--resume")["images_taken_over"] == 0
+        assert journals(workspace) == [journal]
+    # How many threads there are, and how many images are in work, changes no result.
+    assert scored(run, workspace, streets, *ONE, "--images-at-once", "3", "--resume")["images_taken_over"] == 4
+
+
+def test_images_that_changed_since_are_computed_again(run: Cli, workspace: Path, streets: Path, tmp_path: Path) -> None:
     root = tmp_path / "set"
-    shutil.copytree(many, root)
-    args = ("--only", "onnxruntime fp32", "--threads", "1")
-    journal = killed(workspace, root, *args)
-    lines = journal.read_bytes().count(b"\n")
+    # With the files' times: to the journal it is the same set in another place.
+    shutil.copytree(streets, root)
+    stopped(run, workspace, streets, *ONE)
     first = min(root.glob("leftImg8bit/val/*/*.png"))
     Image.fromarray(255 - np.asarray(Image.open(first))).save(first)
-    resumed = scored(run, workspace, root, *args, "--resume")
-    assert resumed["images_taken_over"] == lines - 1
-    assert found(resumed) == found(scored(run, workspace, root, *args))
+    resumed = scored(run, workspace, root, *ONE, "--resume")
+    assert resumed["images_taken_over"] == 3
+    assert found(resumed) == found(scored(run, workspace, root, *ONE))
+    assert resumed["set"]["sha256"] != scored(run, workspace, streets, *ONE)["set"]["sha256"]
 
 
-def test_predictions_that_are_gone_are_made_again(run: Cli, workspace: Path, many: Path, tmp_path: Path) -> None:
+def test_predictions_that_are_gone_are_made_again(run: Cli, workspace: Path, streets: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions"
-    args = ("--only", "onnxruntime fp32", "--threads", "1")
-    journal = killed(workspace, many, *args, "--save-predictions", str(out))
-    lines = journal.read_bytes().count(b"\n")
-    written = sorted(out.glob("onnxruntime-fp32/*/*.png"))
-    assert len(written) >= lines
-    before = written[0].read_bytes()
-    written[0].unlink()
-    # A run without predictions is another one, as is one with another folder.
-    assert scored(run, workspace, many, *args, "--resume")["images_taken_over"] == 0
-    resumed = scored(run, workspace, many, *args, "--save-predictions", out, "--resume")
-    assert resumed["images_taken_over"] == lines - 1
-    assert written[0].read_bytes() == before
-    for rung in ("pytorch-fp32", "onnxruntime-fp32"):
-        assert len(list(out.glob(f"{rung}/*/*_predictionLabelIds.png"))) == 24
+    stopped(run, workspace, streets, *ONE, "--save-predictions", out)
+    written = {path: path.read_bytes() for path in sorted(out.rglob("*.png"))}
+    assert len(written) == 2 * 7
+    for path in (*sorted(out.glob("onnxruntime-fp32/*/*"))[:1], *sorted(out.glob("pytorch-fp32/*/*"))[1:2]):
+        path.unlink()
+    resumed = scored(run, workspace, streets, *ONE, "--save-predictions", out, "--resume")
+    assert resumed["images_taken_over"] == 2
+    assert {path: path.read_bytes() for path in sorted(out.rglob("*.png"))} == written
 
 
 def test_a_result_that_cannot_be_delivered_is_not_lost(run: Cli, workspace: Path, streets: Path) -> None:
-    # The folder goes away while the evaluation runs: simulated by a name that only the writer refuses.
+    # A name that only the writer refuses, when all is computed.
     file = workspace / ("x" * 250 + ".json")
     refused = run("eval", "cityscapes", "--root", streets, *ONE, "--json", file, "--workspace", workspace)
     assert refused.code == 3, refused

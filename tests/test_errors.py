@@ -14,7 +14,7 @@ import pytest
 
 from ffnet_deploy import artifacts, errors, load_engine, pipeline, runtimes
 from ffnet_deploy.artifacts import Record, Workspace
-from ffnet_deploy.data import cityscapes, images
+from ffnet_deploy.data import cityscapes, images, stored
 from ffnet_deploy.errors import FFNetDeployError
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from ffnet_deploy.zoo import checkpoint, checksums, fetch, specs
@@ -27,8 +27,9 @@ CLASSES = {
     if isinstance(value, type) and issubclass(value, FFNetDeployError) and value is not FFNetDeployError
 }
 STEPS = (
-    "Add", "Build", "Check", "Copy", "Did you mean", "Do not", "Export", "Feed", "Fetch", "Free", "Install", "Leave",
-    "Look", "Mend", "Name", "Put", "Restore", "Run", "Save", "Train", "Unpack", "Update", "Use", "Wait",
+    "Add", "Build", "Check", "Copy", "Did you mean", "Do not", "Download", "Evaluate", "Export", "Feed", "Fetch",
+    "Free", "Give", "Install", "Leave", "Look", "Make", "Mend", "Name", "Put", "Restore", "Run", "Save", "Say",
+    "Train", "Unpack", "Update", "Use", "Wait",
 )  # fmt: skip
 """How a next step begins."""
 
@@ -97,6 +98,10 @@ def export(space: Workspace, name: str = SMALL, **options: object) -> object:
     return pipeline.export(space, name, pipeline.ExportOptions(**options))  # type: ignore[arg-type]
 
 
+def evaluate(space: Workspace, **options: object) -> object:
+    return pipeline.evaluate_cityscapes(space, SMALL, pipeline.EvalOptions(space.root, **options))  # type: ignore[arg-type]
+
+
 def damaged_record(space: Workspace) -> object:
     path = file(space.root)
     note = Record(
@@ -141,6 +146,15 @@ CASES: dict[str, tuple[type[FFNetDeployError], Callable[[Workspace], object]]] =
     "FP16 on a CPU": (errors.MissingDependencyError, lambda _: pipeline.plan(["fp16"], "onnxruntime")),
     "no set": (errors.DataError, lambda s: cityscapes.find_split(s.root / "none")),
     "empty set": (errors.DataError, lambda s: cityscapes.find_split(s.root)),
+    "no archive": (errors.DataError, lambda s: stored.members(file(s.root))),
+    "no member": (errors.DataError, lambda s: stored.ZipMember(file(s.root), "a").read()),
+    "nothing to merge": (errors.UsageError, lambda _: pipeline.merge([])),
+    "no result": (errors.DataError, lambda s: pipeline.merge([file(s.root)])),
+    "no gate": (errors.UsageError, lambda s: pipeline.merge([file(s.root)], -1.0)),
+    "no images": (errors.UsageError, lambda s: evaluate(s, limit=0)),
+    "no shard": (errors.UsageError, lambda s: evaluate(s, shard=(3, 2))),
+    "gate on a shard": (errors.UsageError, lambda s: evaluate(s, shard=(1, 2), max_drop=0.5)),
+    "too many threads": (errors.UsageError, lambda s: evaluate(s, threads=1000)),
     "damaged image": (errors.DataError, lambda s: images.decode(file(s.root), b"damaged", "RGB")),
 }
 

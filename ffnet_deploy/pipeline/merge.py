@@ -55,9 +55,10 @@ def merge(files: Sequence[Path], max_drop: float | None = None) -> Evaluation:
     results = replace(first, part=replace(first.part, shard=None), images=images)
     failure = None
     if len({entry.rung for entry in results.entries}) == 1 and results.skipped:
+        why = "; ".join(f"{rung}: {reason}" for rung, reason in results.skipped)
         failure = MissingDependencyError(
-            "Nothing besides the PyTorch reference ran in these shards (another rung was needed). "
-            f"Run: ffnet-deploy build {first.model} --runtime onnxruntime, then evaluate the shards again"
+            f"Nothing besides the PyTorch reference ran in these shards ({why}). "
+            "Evaluate them where one of these runs, or run: ffnet-deploy build --runtime onnxruntime"
         )
     return gated(Evaluation(results, results.scores(), {"merged": [str(path) for path in files]}, failure), max_drop)
 
