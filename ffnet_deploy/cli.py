@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ffnet_deploy import __version__, report, report_bench
 from ffnet_deploy.artifacts import SCHEMA, Workspace, write_json
 from ffnet_deploy.errors import FFNetDeployError, UsageError
+from ffnet_deploy.interrupts import CtrlC
 from ffnet_deploy.zoo import specs
 
 if TYPE_CHECKING:
@@ -502,29 +502,10 @@ def _progress() -> Iterator[Progress]:
         yield update
 
 
-class _CtrlC:
-    """Remembers Ctrl-C, since libraries turn the KeyboardInterrupt into errors of their own."""
-
-    pressed = False
-
-    def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def _press(self, _number: int, _frame: object) -> None:
-        self.pressed = True
-        raise KeyboardInterrupt
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-        if self.pressed and isinstance(error, Exception | KeyboardInterrupt):
-            sys.exit(130)
-
-
 def main() -> None:
     """Entry point: one line on stderr and the error's exit code for every expected failure; 130 on Ctrl-C."""
     try:
-        with _CtrlC():
+        with CtrlC():
             app()
     except FFNetDeployError as error:
         _tell(f"error: {error}")

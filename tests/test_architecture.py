@@ -25,6 +25,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     ("errors",),
     ("artifacts",),
+    ("interrupts",),
     ("machine",),
     ("zoo",),
     ("data",),
@@ -65,6 +66,7 @@ LIGHT = (
     "machine.load",
     "machine.nvml",
     "report_bench",
+    "interrupts",
 )
 MOST_LINES = 520
 LONGEST_FUNCTION = 60
