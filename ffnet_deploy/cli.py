@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated
 
 import typer
 
 from ffnet_deploy import __version__, report
 from ffnet_deploy.commands.evaluate import eval_app
+from ffnet_deploy.commands.interrupts import CtrlC
 from ffnet_deploy.commands.measure import bench, compare, verify
 from ffnet_deploy.commands.options import Json, Name, OptionalName, WorkspaceOption, complete
 from ffnet_deploy.commands.output import deliver, json_errors, progress, say, space_at, tell, tell_model
 from ffnet_deploy.errors import FFNetDeployError, UsageError
 from ffnet_deploy.zoo import specs
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     help="From an FFNet's name to a verified ONNX graph, engines, and latency and mIoU next to the PyTorch reference.",
@@ -282,29 +279,10 @@ def demo(
             say(text)
 
 
-class _CtrlC:
-    """Remembers Ctrl-C, since libraries turn the KeyboardInterrupt into errors of their own."""
-
-    pressed = False
-
-    def __enter__(self) -> Self:
-        self._before = signal.signal(signal.SIGINT, self._press)
-        return self
-
-    def _press(self, _number: int, _frame: object) -> None:
-        self.pressed = True
-        raise KeyboardInterrupt
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-        if self.pressed and isinstance(error, Exception | KeyboardInterrupt):
-            sys.exit(130)
-
-
 def main() -> None:
     """Entry point: one line on stderr and the error's exit code for every expected failure; 130 on Ctrl-C."""
     try:
-        with _CtrlC():
+        with CtrlC():
             app()
     except FFNetDeployError as error:
         tell(f"error: {error}")

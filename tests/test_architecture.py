@@ -53,6 +53,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy", "PIL", "polygrap
 LIGHT = (
     "cli",
     "commands.evaluate",
+    "commands.interrupts",
     "commands.measure",
     "commands.options",
     "commands.output",
