@@ -126,7 +126,8 @@ class _Halving:
             nodes += self._cast_inputs(node, kind)
             nodes.append(node)
             for i, name in enumerate(node.output):
-                self._typed[name] = kind
+                if node.op_type != "QuantizeLinear":  # its integers have one type
+                    self._typed[name] = kind
                 if name in outputs and kind != self._ends:
                     # The graph's output keeps its name; the node writes beside it.
                     inner = f"{name}/{_SUFFIX[kind]}"
@@ -177,7 +178,8 @@ class _Halving:
 
 
 def _is_float(tensor: onnx.TensorProto) -> bool:
-    if tensor.data_type in (TensorProto.INT64, TensorProto.INT32):  # sizes, pads and axes
+    # Sizes, pads and axes; filters and zero points of an INT8 graph.
+    if tensor.data_type in (TensorProto.INT64, TensorProto.INT32, TensorProto.INT8):
         return False
     if tensor.data_type != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(tensor.data_type)
@@ -226,6 +228,10 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
             for node in nodes:
                 node.input[:] = [f"{value.name}/rounded" if name == value.name else name for name in node.input]
     for node in nodes:
+        if node.op_type == "DequantizeLinear":
+            # An INT8 convolution takes the integers: their product with the scale is never rounded.
+            graph.node.append(node)
+            continue
         if node.op_type == "Cast":
             # Types are all FP32 now: what is left of a Cast is its rounding, which its output's type decides below.
             node.CopyFrom(helper.make_node("Identity", list(node.input), list(node.output), name=node.name))
