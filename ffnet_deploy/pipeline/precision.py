@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ffnet_deploy import artifacts, runtimes
@@ -37,6 +38,7 @@ def half_graph(workspace: Workspace, graph: Graph, keep: Sequence[str], io: Io, 
     """
     import onnx
 
+    from ffnet_deploy.graph.channels import with_four_channels
     from ffnet_deploy.graph.fp16 import must_stay_fp32, to_fp16
 
     started = time.monotonic()
@@ -44,6 +46,7 @@ def half_graph(workspace: Workspace, graph: Graph, keep: Sequence[str], io: Io, 
     progress("observing ranges", 0, None)
     ranges = _observe(model, graph)
     half = to_fp16(model, must_stay_fp32(model, ranges, keep), io)
+    half = replace(half, model=with_four_channels(half.model))
     progress("checking FP16", 0, None)
     check = _check(model, half, graph)
     data = half.model.SerializeToString(deterministic=True)
