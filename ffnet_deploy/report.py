@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ffnet_deploy.graph.methods import METHODS
+
 if TYPE_CHECKING:
-    from ffnet_deploy.pipeline import Benchmark, Built, Diagnosis, Evaluation, Exported, Inspection
+    from ffnet_deploy.pipeline import Benchmark, Built, Calibration, Diagnosis, Evaluation, Exported, Inspection
     from ffnet_deploy.zoo.specs import Cost, ModelSpec
 
 Row = Sequence[object]
@@ -117,6 +119,19 @@ def exported(result: Exported) -> str:
         f"{result.path}  {megabytes(record.size)}  opset {record.options['opset']}{_marked(record.marks)}\n"
         f"verified against PyTorch on {v['images']} images: largest difference {v['max_difference']:.1e}, "
         f"mean {v['mean_difference']:.1e} of the output's spread, {100 * v['equal']:.3f} % equal labels"
+    )
+
+
+def calibrated(result: Calibration) -> str:
+    """What calibration looked at, and where the ranges are."""
+    values = result.values
+    seen = values["images"]
+    how = "already there" if result.reused else f"{values['seconds']:.1f} s"
+    resized = ", resized to the network's input" if seen["resized"] else ""
+    return (
+        f"{result.path}  {len(values['tensors'])} tensors, {seen['count']} images of {seen['from']}{resized}  ({how})"
+        f"{_marked(values['marks'])}\n"
+        f"ranges by {', '.join(METHODS)}; build takes {result.method} unless told otherwise"
     )
 
 

@@ -37,6 +37,16 @@ FP16 = Tolerance(
 """A sanity check on random and trained weights alike: an overflow is far beyond it, rounding far within."""
 
 
+INT8 = Tolerance(
+    max_difference=4.0,
+    mean_difference=0.25,
+    equal=0.5,
+    missed="The INT8 graph does not compute what the FP32 graph does",
+    remedy="Calibrate on more images or by another --method, or keep layers with --keep-fp16 PATTERN.",
+)
+"""A sanity check: trained weights lose far less, random ones have labels that hang on little; the score tells more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verification:
     """The worst agreement over the images."""

@@ -48,6 +48,7 @@ LIGHT = (
     "errors",
     "artifacts",
     "zoo.specs",
+    "graph.methods",
     "runtimes",
     "runtimes.base",
     "runtimes.options",

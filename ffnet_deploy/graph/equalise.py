@@ -69,7 +69,7 @@ def _balance(first: onnx.NodeProto, second: onnx.NodeProto, links: Links) -> Non
     out = np.abs(one).reshape(len(one), -1).max(axis=1).astype(np.float64)
     read = np.abs(two).max(axis=(0, 2, 3)).astype(np.float64)
     alive = (out > 0) & (read > 0)
-    factors = np.ones(len(out))
+    factors: np.ndarray = np.ones(len(out))
     factors[alive] = np.sqrt(out[alive] / read[alive])
     # A common factor would move the range of the whole tensor, and nothing else.
     factors[alive] /= np.exp(np.log(factors[alive]).mean()) if alive.any() else 1.0

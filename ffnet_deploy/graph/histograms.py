@@ -14,10 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ffnet_deploy.errors import PrecisionError
+from ffnet_deploy.graph.methods import METHODS, PERCENTILE
 
-METHODS = ("entropy", "percentile", "mse", "max")
-PERCENTILE = 99.99
-"""Of the values that stay within the range, by default."""
 INT8_LEVELS = 127
 """Positive steps of symmetric int8."""
 UINT8_LEVELS = 255
@@ -63,22 +61,25 @@ class Histogram:
         self.low = np.inf
         self.high = -np.inf
 
-    def add(self, values: np.ndarray, name: str) -> None:
+    def add(self, values: np.ndarray, what: str) -> None:
         """Count values.
 
         Args:
             values: float32, any shape.
-            name: of the tensor, for messages.
+            what: names tensor and image in messages.
 
         Raises:
-            PrecisionError: a value is not finite.
+            PrecisionError: a value is not finite; the histogram is of no use then.
         """
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         for start in range(0, flat.size, _CHUNK):
             part = flat[start : start + _CHUNK]
             found = np.bincount(part.view(np.uint32) >> _DROPPED)
             if found[_NOT_FINITE:_NEGATIVE].any() or found[_NEGATIVE + _NOT_FINITE :].any():
-                raise PrecisionError(f"{name} is not finite on a calibration image. Check the weights and the images.")
+                raise PrecisionError(
+                    f"{what} is not finite (infinite or NaN activations give no range). "
+                    "Check the weights and this image."
+                )
             self.counts[: len(found)] += found
             self.low, self.high = min(self.low, float(part.min())), max(self.high, float(part.max()))
 
@@ -183,13 +184,13 @@ def _by_error(spread: Spread, low: float, high: float) -> Limits:
     top = max(-low, high)
     magnitude = _best(top, lambda m: error(spread, m / INT8_LEVELS, -INT8_LEVELS - 1, INT8_LEVELS))
     # The two ends of uint8 in turn: each has its own tail.
-    lowest, highest = low, high
+    ends = [low, high]
     for _ in range(2):
         if high > 0:
-            highest = _best(high, lambda end: _uint8_error(spread, lowest, end))
+            ends[1] = _best(high, lambda end: _uint8_error(spread, ends[0], end))
         if low < 0:
-            lowest = -_best(-low, lambda end: _uint8_error(spread, -end, highest))
-    return Limits(magnitude, lowest, highest)
+            ends[0] = -_best(-low, lambda end: _uint8_error(spread, -end, ends[1]))
+    return Limits(magnitude, ends[0], ends[1])
 
 
 def _uint8_error(spread: Spread, low: float, high: float) -> float:
@@ -243,5 +244,4 @@ def _cumulative(spread: Spread, edges: np.ndarray) -> np.ndarray:
     x = np.stack([spread.left, spread.right], axis=1).reshape(-1)
     below = np.cumsum(spread.counts).astype(np.float64)
     y = np.stack([below - spread.counts, below], axis=1).reshape(-1)
-    return np.interp(edges, x, y, left=0.0)
-
+    return np.asarray(np.interp(edges, x, y, left=0.0))

@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from ffnet_deploy.data.images import MEAN, STD
 from ffnet_deploy.errors import PrecisionError, UsageError
 from ffnet_deploy.graph.facts import COMPUTE, macs_by_node
-from ffnet_deploy.graph.links import Links
 from ffnet_deploy.graph.histograms import INT8_LEVELS, UINT8_LEVELS, Limits
+from ffnet_deploy.graph.links import Links
 
 Dialect = Literal["tensorrt", "cpu"]
 MIN_OPSET = 19
@@ -29,6 +29,11 @@ _SAME_SCALE = frozenset(("Resize", "MaxPool", "Concat"))
 """Operators that only move or pick values: what goes in and out shares one scale."""
 _SMALLEST_HALF = float(np.finfo(np.float16).smallest_subnormal)
 _BIAS_MAX = 2**30
+
+
+_LAST = "the last classifier: its small differences decide the labels"
+_NO_CONVOLUTION = "no convolution: only those are quantised"
+_GROUPED = "a grouped convolution: the blur has little work and needs its digits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class Quantised:
     """The others, with reasons."""
     share: float
     """Of the multiply-accumulates that the first have, 0..1."""
+    possible: float
+    """The most that the rules allow: all but the last classifier, Gemm and grouped convolutions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +60,19 @@ class Plan:
 
 
 def plan(
-    model: onnx.ModelProto, keep: Sequence[str] = (), limits: Mapping[str, Limits] | None = None
+    model: onnx.ModelProto,
+    limits: Mapping[str, Limits] | None = None,
+    *,
+    keep: Sequence[str] = (),
+    beyond: Mapping[str, str] | None = None,
 ) -> Plan:
     """Decide which convolutions are quantised.
 
     Args:
         model: the FP32 graph.
-        keep: names or shell patterns of nodes that are not, of ``--keep-fp16``.
         limits: of activations, once they are known.
+        keep: names or shell patterns of nodes that are not, of ``--keep-fp16``.
+        beyond: nodes that FP16 cannot hold, with reasons.
 
     Raises:
         UsageError: a pattern that no convolution or Gemm has.
@@ -73,25 +85,24 @@ def plan(
                 f"--keep-fp16 {pattern!r} names no convolution (the first is {candidates[0].name!r}). Quote the "
                 "pattern, and see the nodes with: ffnet-deploy inspect FILE"
             )
-    reasons = {node.name: _reason(node, links, keep, limits or {}) for node in candidates}
+    kept = beyond or {}
+    reasons = {node.name: kept.get(node.name) or _reason(node, links, keep, limits or {}) for node in candidates}
     return Plan(
         tuple(name for name, reason in reasons.items() if reason is None),
         {name: reason for name, reason in reasons.items() if reason is not None},
     )
 
 
-def _reason(
-    node: onnx.NodeProto, links: Links, keep: Sequence[str], limits: Mapping[str, Limits]
-) -> str | None:
+def _reason(node: onnx.NodeProto, links: Links, keep: Sequence[str], limits: Mapping[str, Limits]) -> str | None:
     for pattern in keep:
         if fnmatchcase(node.name, pattern):
             return f"asked for by {pattern!r}"
     if node.output[0] in links.ends:
-        return "the last classifier: its small differences decide the labels"
+        return _LAST
     if node.op_type != "Conv":
-        return f"a {node.op_type}: only convolutions are quantised"
+        return _NO_CONVOLUTION
     if any(a.name == "group" and a.i > 1 for a in node.attribute):
-        return "a grouped convolution: the blur has little work and needs its digits"
+        return _GROUPED
     if node.input[1] not in links.constants:
         return "its filter is computed in the graph"
     if node.input[0] in limits and limits[node.input[0]].magnitude == 0:
@@ -188,7 +199,12 @@ def watched(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def quantise(
-    model: onnx.ModelProto, limits: Mapping[str, Limits], dialect: Dialect, keep: Sequence[str] = ()
+    model: onnx.ModelProto,
+    limits: Mapping[str, Limits],
+    dialect: Dialect,
+    *,
+    keep: Sequence[str] = (),
+    beyond: Mapping[str, str] | None = None,
 ) -> Quantised:
     """A copy with Q/DQ pairs; everything else stays FP32 (see :func:`ffnet_deploy.graph.fp16.to_fp16` for TensorRT's).
 
@@ -197,6 +213,7 @@ def quantise(
         limits: of every tensor of :func:`watched`.
         dialect: whose rules hold.
         keep: names or patterns of nodes that are not quantised.
+        beyond: nodes that are not either, since FP16 cannot hold what they read or write, with reasons.
 
     Raises:
         UsageError: a pattern names no convolution.
@@ -209,16 +226,23 @@ def quantise(
             f"{len(missing)} tensors have no range, first {missing[0]} (all that are quantised need one). "
             "Run: ffnet-deploy calibrate --data DIR"
         )
-    chosen = plan(model, keep, known)
+    chosen = plan(model, known, keep=keep, beyond=beyond)
     if not chosen.nodes:
         first = next(iter(chosen.declined.items()), ("the graph", "it has no convolution"))
         raise PrecisionError(f"No convolution can be INT8 ({first[0]}: {first[1]}). Quantise less, or build --fp16.")
     edges = (tensorrt_edges if dialect == "tensorrt" else cpu_edges)(model, chosen.nodes)
-    edges = {name: uses for name, uses in edges.items() if known[name].magnitude > 0}
+    # A tensor that is always 0 gives no scale, and one beyond FP16 would not come back from its integers.
+    edges = {
+        name: left
+        for name, uses in edges.items()
+        if known[name].magnitude > 0 and (left := [use for use in uses if use[0] not in (beyond or {})])
+    }
     written = _Writer(model, dialect).write(edges, _shared(model, edges, known), set(chosen.nodes))
     macs = macs_by_node(model)
-    share = sum(macs[name] for name in chosen.nodes) / sum(macs.values())
-    return Quantised(written, chosen.nodes, chosen.declined, share)
+    total = sum(macs.values())
+    share = sum(macs[name] for name in chosen.nodes) / total
+    possible = sum(macs[name] for name in plan(model).nodes) / total
+    return Quantised(written, chosen.nodes, chosen.declined, share, possible)
 
 
 def _shared(model: onnx.ModelProto, edges: Edges, limits: Mapping[str, Limits]) -> dict[str, Limits]:
@@ -335,9 +359,7 @@ class _Writer:
             whole = np.round(bias / product.astype(np.float64)).astype(np.int32)
             node.input[2] = self._dequantised(node.input[2], whole, product, result)
 
-    def _dequantised(
-        self, name: str, integers: np.ndarray, scales: np.ndarray, result: list[onnx.NodeProto]
-    ) -> str:
+    def _dequantised(self, name: str, integers: np.ndarray, scales: np.ndarray, result: list[onnx.NodeProto]) -> str:
         ends = [
             self._constant(f"{name}/integers", integers),
             self._constant(f"{name}/scale", scales),

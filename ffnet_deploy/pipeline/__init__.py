@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ffnet_deploy.pipeline.bench import Benchmark, bench, environment
 from ffnet_deploy.pipeline.build import BuildOptions, Built, build, plan
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, Calibration, calibrate
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
 from ffnet_deploy.pipeline.doctor import Diagnosis, doctor
 from ffnet_deploy.pipeline.evaluate import EvalOptions, Evaluation, evaluate_cityscapes
 from ffnet_deploy.pipeline.export import RANDOM, Exported, ExportOptions, export
 from ffnet_deploy.pipeline.inspect import Inspection, inspect
 from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder
+from ffnet_deploy.pipeline.precision import Int8Options
 from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "Benchmark",
     "BuildOptions",
     "Built",
+    "CalibrateOptions",
+    "Calibration",
     "Diagnosis",
     "EvalOptions",
     "Evaluation",
@@ -24,11 +28,13 @@ __all__ = [
     "Exported",
     "Graph",
     "Inspection",
+    "Int8Options",
     "Ladder",
     "Progress",
     "Skipped",
     "bench",
     "build",
+    "calibrate",
     "current_graph",
     "doctor",
     "environment",

@@ -134,7 +134,8 @@ def _emulated(path: Path, threads: int, spinning: bool) -> Runner:
     from ffnet_deploy.graph.fp16 import rounded
     from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
-    return OnnxRuntimeRunner(rounded(onnx.load(path)).SerializeToString(), threads=threads, spinning=spinning)
+    emulated = rounded(onnx.load(path)).SerializeToString()
+    return OnnxRuntimeRunner(emulated, threads=threads, spinning=spinning, exact=True)
 
 
 def _open(runtime: str, path: Path, threads: int, device: int | None, spinning: bool) -> Runner:

@@ -23,18 +23,21 @@ if TYPE_CHECKING:
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 _ERRORS_ONLY = 3
+_INEXACT = ("WeightBiasQuantization",)
+"""Optimisers that change results: this one rounds the float bias of TensorRT's dialect to int32."""
 
 
 class OnnxRuntimeRunner:
     """Runs a graph with ONNX Runtime on the CPU."""
 
-    def __init__(self, model: Path | bytes, *, threads: int, spinning: bool = True) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int, spinning: bool = True, exact: bool = False) -> None:
         """Load a graph.
 
         Args:
             model: a file, or a serialised ModelProto.
             threads: inside an operator; operators run one after the other.
             spinning: idle threads burn their core between operators: faster alone, slower beside other work.
+            exact: compute an INT8 graph of TensorRT's dialect as it is written, for scores.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
@@ -44,7 +47,7 @@ class OnnxRuntimeRunner:
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        self._session = _session(model, options)
+        self._session = _session(model, options, _INEXACT if exact else ())
         self.inputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_inputs()]
         self.outputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_outputs()]
 
@@ -95,10 +98,12 @@ def _count_nodes(path: Path) -> dict[str, int]:
     return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
 
 
-def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+def _session(model: Path | bytes, options: ort.SessionOptions, disabled: Sequence[str] = ()) -> ort.InferenceSession:
     source = str(model) if isinstance(model, Path) else model
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        )
     except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
         named = model if isinstance(model, Path) else "The graph"
         first = str(error).splitlines()[0]
