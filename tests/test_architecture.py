@@ -229,7 +229,7 @@ def test_what_is_heavy_would_be_seen() -> None:
         ),
         (("export",), 2, "Missing argument"),
         (("export", "--nonsense"), 2, "No such option"),
-        (("build", "--int8"), 2, "--int8"),
+        (("build", "--method", "guess"), 2, "--method"),
         (("bench", "--workspace", "/nonexistent"), 3, "ffnet-deploy export"),
         (("bench", "--iters", "many"), 2, "--iters"),
         (("eval", "cityscapes"), 2, "--root"),

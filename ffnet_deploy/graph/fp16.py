@@ -110,7 +110,13 @@ class _Halving:
 
     def __init__(self, graph: onnx.GraphProto, kept: frozenset[str], ends: str) -> None:
         self._graph, self._kept, self._ends = graph, kept, ends
-        self._weights = {tensor.name: tensor for tensor in graph.initializer if _is_float(tensor)}
+        pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+        integers = {name for node in pairs for name in node.input}
+        self._weights = {
+            tensor.name: tensor
+            for tensor in graph.initializer
+            if not (tensor.data_type == TensorProto.INT8 and tensor.name in integers) and _is_float(tensor)
+        }
         self._typed: dict[str, str] = {}
         self._new: dict[str, onnx.TensorProto] = {}
         self._casts: set[str] = set()
@@ -178,8 +184,7 @@ class _Halving:
 
 
 def _is_float(tensor: onnx.TensorProto) -> bool:
-    # Sizes, pads and axes; filters and zero points of an INT8 graph.
-    if tensor.data_type in (TensorProto.INT64, TensorProto.INT32, TensorProto.INT8):
+    if tensor.data_type in (TensorProto.INT64, TensorProto.INT32):  # sizes, pads and axes
         return False
     if tensor.data_type != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(tensor.data_type)

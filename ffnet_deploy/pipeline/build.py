@@ -290,7 +290,7 @@ def _check_found(source: Graph, job: _Job, found: dict[str, Any]) -> None:
         EngineError: a convolution or Gemm computes in another precision.
     """
     if job == _Job("int8", "onnxruntime"):
-        _check_integers(source, found)
+        found["share"] = _checked_integers(source, found)
     if job.runtime != "tensorrt-rtx":
         return
     if not found:
@@ -323,14 +323,16 @@ def _check_found(source: Graph, job: _Job, found: dict[str, Any]) -> None:
         _check_share(source, found["share"].get("int8", 0.0))
 
 
-def _check_integers(source: Graph, found: dict[str, Any]) -> None:
-    """Hold ONNX Runtime's optimised graph to the number of convolutions that were quantised."""
-    wanted, have = len(source.record.found["quantised"]["nodes"]), found["nodes"].get("QLinearConv", 0)
+def _checked_integers(source: Graph, found: dict[str, Any]) -> dict[str, float]:
+    """Hold ONNX Runtime's optimised graph to the convolutions that were quantised, and give their share of the work."""
+    quantised = source.record.found["quantised"]
+    wanted, have = len(quantised["nodes"]), found["nodes"].get("QLinearConv", 0)
     if have != wanted:
         raise EngineError(
             f"ONNX Runtime computes {have} convolutions in integers ({wanted} were quantised). No file was kept. "
             "Install a tested version: see constraints.txt"
         )
+    return {"int8": quantised["share"], "fp32": round(1 - quantised["share"], 6)}
 
 
 def _check_share(source: Graph, share: float) -> None:

@@ -266,7 +266,8 @@ def _observe(
     resumed = done
     pieces = cut(model, names, options.budget)
     threads = runtimes.default_threads()
-    runners = [OnnxRuntimeRunner(piece.model.SerializeToString(), threads=threads) for piece in pieces]
+    # Between two pieces their tensors are counted: threads that spin meanwhile would take a core from that.
+    runners = [OnnxRuntimeRunner(p.model.SerializeToString(), threads=threads, spinning=False) for p in pieces]
     saved = time.monotonic()
     progress("calibrating", done, len(images.names))
     for seen, feed in batches(images, graph.shape[0], done):

@@ -151,6 +151,17 @@ def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: In
     quantised, kept = _quantised(equalised(graph), graph, calibration, dialect, method, options.keep_fp16)
     progress("checking INT8", 0, None)
     check = _compared(onnx.load(graph.path), _scored(quantised.model, dialect), graph, INT8)
+    found = {
+        "quantised": {
+            "nodes": list(quantised.nodes),
+            "share": round(quantised.share, 6),
+            "possible": round(quantised.possible, 6),
+        },
+        "declined": dict(quantised.declined),
+        "kept_fp32": kept,
+        "emulated": check,
+    }
+    asked = {"io": "fp32", "method": method, "keep_fp16": list(options.keep_fp16)}
     precision = "int8" if dialect == "tensorrt" else "int8-cpu"
     path = workspace.graph(graph.stem, precision)
     record = artifacts.keep(
@@ -162,22 +173,9 @@ def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: In
             precision=precision,
             sha256=sha256,
             size=size,
-            sources={
-                "graph": {"file": graph.path.name, "sha256": graph.record.sha256},
-                "calibration": {"file": calibration.path.name, "sha256": artifacts.sha256_of(calibration.path)},
-                "images": {key: calibration.values["images"][key] for key in ("from", "count", "sha256", "resized")},
-            },
-            options={**_inherited(graph), "io": "fp32", "method": method, "keep_fp16": list(options.keep_fp16)},
-            found={
-                "quantised": {
-                    "nodes": list(quantised.nodes),
-                    "share": round(quantised.share, 6),
-                    "possible": round(quantised.possible, 6),
-                },
-                "declined": dict(quantised.declined),
-                "kept_fp32": kept,
-                "emulated": check,
-            },
+            sources=_sources(graph, calibration),
+            options={**_inherited(graph), **asked},
+            found=found,
             marks=list(calibration.values["marks"]),
             seconds=round(time.monotonic() - started, 3),
             tools=artifacts.tool_versions("onnx", "numpy", "onnxruntime-gpu", "onnxruntime"),
@@ -185,6 +183,16 @@ def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: In
         ),
     )
     return Graph(path, record)
+
+
+def _sources(graph: Graph, calibration: Calibration) -> dict[str, Any]:
+    """What an INT8 graph was made from."""
+    images = calibration.values["images"]
+    return {
+        "graph": {"file": graph.path.name, "sha256": graph.record.sha256},
+        "calibration": {"file": calibration.path.name, "sha256": artifacts.sha256_of(calibration.path)},
+        "images": {key: images[key] for key in ("from", "count", "sha256", "resized")},
+    }
 
 
 def _quantised(
