@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 _STAGES = {"layer1": 6, "layer2": 8, "layer3": 8}
-_LARGEST_OCTAVES = 7
+_LARGEST_OCTAVES = 9
 
 
 def scaled(state: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
-    """Inside every residual block a third of the channels 2 to 128 times as large, and their consumers as small."""
+    """Inside every residual block a quarter of the channels 2 to 512 times as large, and their consumers as small."""
     rng = np.random.default_rng(seed)
     changed = {name: value.clone() for name, value in state.items()}
     for block in _blocks():
         count = len(changed[f"{block}.bn1.weight"])
-        octaves = np.where(rng.random(count) < 1 / 3, rng.integers(1, _LARGEST_OCTAVES + 1, count), 0)
+        octaves = np.where(rng.random(count) < 1 / 4, rng.integers(1, _LARGEST_OCTAVES + 1, count), 0)
         factors = torch.from_numpy(2.0**octaves).float()
         _scale_output(changed, f"{block}.bn1", factors)
         _scale_input(changed, f"{block}.conv2", factors)

@@ -183,7 +183,7 @@ def test_a_batch_is_filled_up_and_the_filling_not_counted(space: Workspace, stre
     found = list(sources.batches(images, 2, 1))
     assert [names for names, _ in found] == [list(images.names[1:3]), list(images.names[3:5])]
     ((names, feed),) = sources.batches(images, 2, 4)
-    assert (len(names), feed.shape, feed.dtype) == (1, (2, *SMALL_SHAPE[1:]), np.float32)
+    assert (len(names), feed.shape, str(feed.dtype)) == (1, (2, *SMALL_SHAPE[1:]), "float32")
     assert np.array_equal(feed[0], feed[1])
 
 

@@ -19,7 +19,7 @@ from ffnet_deploy.graph.methods import METHODS
 RNG = np.random.default_rng(0)
 RELU = np.maximum(RNG.standard_normal(60_000), 0).astype(np.float32)
 SIGNED = (RNG.standard_normal(60_000) * 3 + 1).astype(np.float32)
-TAILED = np.concatenate([RELU, np.float32([300.0, 280.0, 260.0])])
+TAILED = np.concatenate([RELU, np.array([300.0, 280.0, 260.0], np.float32)])
 CASES = {"relu": RELU, "signed": SIGNED, "tailed": TAILED, "negative": -np.abs(SIGNED)}
 
 
@@ -70,9 +70,9 @@ def test_parts_in_any_order_give_the_same() -> None:
 def test_a_histogram_keeps_its_size() -> None:
     histogram = counted(RELU)
     before = histogram.counts.nbytes
-    histogram.add(np.float32([1e30, -1e-30, 3e-45, -0.0]), "t on x")
+    histogram.add(np.array([1e30, -1e-30, 3e-45, -0.0], np.float32), "t on x")
     assert histogram.counts.nbytes == before == 1 << 20
-    assert (histogram.low, histogram.high) == (np.float32(-1e-30), np.float32(1e30))
+    assert (histogram.low, histogram.high) == (float(np.float32(-1e-30)), float(np.float32(1e30)))
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
