@@ -226,11 +226,17 @@ def inspection(result: Inspection) -> str:
     found = dict(record.found) if record else {}
     by_node = found.pop("precision", {})
     kept = found.pop("kept_fp32", {})
+    declined = found.pop("declined", {})
+    if "quantised" in found:
+        quantised = found["quantised"]
+        found["quantised"] = f"{len(quantised['nodes'])} convolutions, {100 * quantised['share']:.4g} % of the work"
     lines += [(name, _inline(value)) for name, value in found.items()]
     width = max(len(name) for name, _ in lines)
     text = "\n".join([str(result.path), *(f"  {name.ljust(width)}  {value}" for name, value in lines)])
     if kept:
         text += "\n\n" + table(("kept in FP32", "why"), list(kept.items()))
+    if declined:
+        text += "\n\n" + table(("not INT8", "why"), list(declined.items()))
     if by_node:
         text += "\n\n" + table(("layer", "computes in"), list(by_node.items()))
     return text

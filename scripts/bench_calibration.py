@@ -107,7 +107,9 @@ def main() -> None:
             write_json(RESULTS, {"tools": tools, "threads": default_threads(), "runs": runs})
             print(name, images, runs[f"{name}:{images}"], flush=True)
     few, many = runs.get(f"{SMALL}:8"), runs.get(f"{SMALL}:64")
-    missed = [f"{key} takes {run['peak_mb']:.0f} MB" for key, run in runs.items() if run["peak_mb"] > 1024 * _limit(key)]
+    missed = [
+        f"{key} takes {run['peak_mb']:.0f} MB" for key, run in runs.items() if run["peak_mb"] > 1024 * _limit(key)
+    ]
     if few and many and many["peak_mb"] > 1.1 * few["peak_mb"]:
         missed.append(f"64 images take {many['peak_mb'] / few['peak_mb']:.2f} times the memory of 8")
     sys.exit("; ".join(missed) or 0)

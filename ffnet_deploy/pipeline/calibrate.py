@@ -187,7 +187,7 @@ def _tensors(histograms: Mapping[str, Histogram], percentile: float) -> dict[str
 def _reusable(path: Path, graph: Graph, images: Images, options: CalibrateOptions) -> dict[str, Any] | None:
     """What is there already, if it is of this graph and these images."""
     try:
-        values = _read(path)
+        values = read_calibration(path)
     except ArtifactError:
         return None  # absent or damaged: it is made again
     same = (
@@ -198,7 +198,7 @@ def _reusable(path: Path, graph: Graph, images: Images, options: CalibrateOption
     return values if same else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_calibration(path: Path) -> dict[str, Any]:
     """The file's values, held to what the rest of the code takes for granted.
 
     Raises:
@@ -242,7 +242,7 @@ def current_calibration(workspace: Workspace, graph: Graph) -> Calibration:
     again = f"Run: ffnet-deploy calibrate {graph.record.model} --data DIR"
     if not path.exists():
         raise ArtifactError(f"{path} does not exist (INT8 needs the ranges of activations). {again}")
-    values = _read(path)
+    values = read_calibration(path)
     if values["model"] != graph.record.model:
         raise ArtifactError(f"{path} is of {values['model']} (one of {graph.record.model} was needed). {again}")
     if values["graph"]["sha256"] != graph.record.sha256:
