@@ -1,7 +1,7 @@
-"""Memory and time of calibration at 1024x2048: peak resident memory with 8 and with 64 images, and of the largest model.
+"""Memory and time of calibration at 1024x2048: peak resident memory with 8 and 64 images, and of the largest model.
 
-Each run is a process of its own with random weights and synthetic train scenes, in a folder that is deleted; the peak is
-what the kernel counted for that process. Results go to docs/measurements/calibration.json after every run.
+Each run is a process of its own with random weights and synthetic train scenes, in a folder that is deleted; the peak
+is what the kernel counted for that process. Results go to docs/measurements/calibration.json after every run.
 
 Run: make bench-calibration (about 20 minutes and 1 GB of disk on two cores; ``--only`` runs one)
 """

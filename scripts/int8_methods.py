@@ -5,7 +5,7 @@ with the equalisation that ``calibrate`` does, and scored on the demo's val scen
 of equal labels. TensorRT's dialect is emulated; the CPU's runs in integer kernels, by the exact ones where this CPU has
 faster ones that saturate. Results go to docs/measurements/int8_methods.json.
 
-Run: make bench-int8-methods (after make demo; about half an hour on two cores)
+Run: make int8-methods (after make demo; about half an hour on two cores)
 """
 
 from __future__ import annotations
