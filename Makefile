@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # Written last by the set-up: an interrupted one starts again.
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types unit export-zoo build-zoo bench-cpu check-demo docs clean
+.PHONY: help setup demo test lint types unit export-zoo build-zoo bench-eval bench-cpu bench-calibration bench-int8 \
+	int8-methods check-demo docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,11 +36,23 @@ unit: $(READY)
 export-zoo: $(READY) ## export and verify all 87 deployable models at their native size (about half an hour)
 	$(BIN)/python scripts/export_zoo.py
 
-build-zoo: $(READY) ## FP32 and FP16 TensorRT-RTX engines of all 87 models (about an hour)
+build-zoo: $(READY) ## FP32, FP16 and INT8 TensorRT-RTX engines of all 87 models (some hours)
 	$(BIN)/python scripts/build_zoo.py
 
 bench-cpu: $(READY) ## latency on the CPU: ONNX Runtime against PyTorch, and its settings (about ten minutes, alone on the machine)
 	$(BIN)/python scripts/bench_cpu.py
+
+bench-eval: $(READY) ## evaluation against a serial loop and against inference alone, and its memory (about five minutes)
+	$(BIN)/python scripts/bench_eval.py
+
+bench-calibration: $(READY) ## memory of calibration: 8 and 64 images, and the largest model (about 20 minutes)
+	$(BIN)/python scripts/bench_calibration.py
+
+bench-int8: demo ## INT8 on this CPU: against FP32, PyTorch and OpenVINO, in turns
+	$(BIN)/python scripts/bench_int8.py
+
+int8-methods: demo ## what INT8 costs by method, on the demo's weights and two hostile copies (about half an hour)
+	$(BIN)/python scripts/int8_methods.py
 
 check-demo: demo ## what the demo's trained weights must show
 	$(BIN)/python -m pytest -m slow -s

@@ -291,6 +291,10 @@ class Workspace:
     def engines(self) -> Path:
         return self.root / "engines"
 
+    def calibration(self, stem: str) -> Path:
+        """``calibration/STEM.json``: the ranges of the FP32 graph ``STEM.onnx``."""
+        return self.root / "calibration" / f"{stem}.json"
+
     @property
     def weights(self) -> Path:
         return self.models / "weights"

@@ -45,6 +45,15 @@ class Io(StrEnum):
     fp16 = "fp16"
 
 
+class Method(StrEnum):
+    """What ``--method`` takes."""
+
+    entropy = "entropy"
+    percentile = "percentile"
+    mse = "mse"
+    max = "max"
+
+
 class Upsampling(StrEnum):
     """What ``--upsampling`` takes."""
 
@@ -163,17 +172,50 @@ def export(
 
 
 @app.command()
+def calibrate(
+    name: OptionalName = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A Cityscapes root (its train split), or a folder of images.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", help="Images to look at; left out: 128, or all there are.")
+    ] = None,
+    method: Annotated[Method, typer.Option(help="Ranges that build takes by default.")] = Method.percentile,
+    percentile: Annotated[float, typer.Option(help="Of the values that stay within the range.")] = 99.99,
+    allow_val: Annotated[bool, typer.Option("--allow-val", help="Take images that scores are taken on.")] = False,
+    json_file: Json = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Find the ranges that INT8 needs, on train images."""
+    from ffnet_deploy import pipeline
+
+    with json_errors(json_file, "calibrate"):
+        if data is None:
+            raise UsageError("No images were named. Use --data DIR: a Cityscapes root or a folder of images.")
+        space = space_at(workspace)
+        tell_model(space, name)
+        options = pipeline.CalibrateOptions(data, images, method.value, percentile, allow_val)
+        with progress() as told:
+            result = pipeline.calibrate(space, name, options, told)
+        deliver(json_file, result.to_json(), report.calibrated(result))
+
+
+@app.command()
 def build(
     name: OptionalName = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="FP32 with TF32 off; the default.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="FP16 with FP32 inputs and outputs.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Not there yet.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="INT8 by Q/DQ; needs a calibration.")] = False,
     runtime: Annotated[
-        Runtime, typer.Option(help="auto: TensorRT with a GPU, else TensorRT-RTX; and ONNX Runtime FP32.")
+        Runtime, typer.Option(help="auto: TensorRT with a GPU, else TensorRT-RTX; and ONNX Runtime FP32 (and INT8).")
     ] = Runtime.auto,
     io: Annotated[Io, typer.Option(help="Type of an FP16 engine's inputs and outputs.")] = Io.fp32,
     keep_fp32: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Nodes that stay FP32 in FP16 engines; may be repeated.")
+    ] = None,
+    method: Annotated[Method | None, typer.Option(help="INT8 ranges; left out: what calibrate was told.")] = None,
+    keep_fp16: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Convolutions not quantised; may be repeated.")
     ] = None,
     image_in: Annotated[bool, typer.Option("--image-in", help="Take uint8 NHWC; normalise inside.")] = False,
     labels_out: Annotated[bool, typer.Option("--labels-out", help="Give a uint8 label map, not logits.")] = False,
@@ -201,8 +243,6 @@ def build(
     from ffnet_deploy import pipeline
     from ffnet_deploy.runtimes.options import BatchProfile, EngineOptions
 
-    if int8:
-        raise UsageError("--int8 does not exist yet (--fp32 and --fp16 do). Leave it out.")
     engine = EngineOptions(
         gpus=tuple(gpu or ()),
         portable=portable,
@@ -215,10 +255,11 @@ def build(
         batch=BatchProfile.parse(batch) if batch else None,
     )
     options = pipeline.BuildOptions(
-        precisions=tuple(p for p, asked in (("fp32", fp32), ("fp16", fp16)) if asked) or ("fp32",),
+        precisions=tuple(p for p, asked in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if asked) or ("fp32",),
         runtime=runtime.value,
         io=io.value,
         keep_fp32=tuple(keep_fp32 or ()),
+        int8=pipeline.Int8Options(method.value if method else None, tuple(keep_fp16 or ())),
         image_in=image_in,
         labels_out=labels_out,
         align_corners=align_corners,

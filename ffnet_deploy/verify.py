@@ -43,7 +43,7 @@ INT8 = Tolerance(
     mean_difference=0.25,
     equal=0.85,
     missed="The INT8 graph does not compute what the FP32 graph does",
-    remedy="Calibrate again, or keep the worst layers in FP16.",
+    remedy="Calibrate on more images or by another --method, or keep layers with --keep-fp16 PATTERN.",
 )
 """A sanity check, some four times what the plainest quantiser (ONNX Runtime's, symmetric, by maximum) did to trained
 demo weights and to random ones: at most 0.52, 0.065 and 6.3 % other labels. Good enough or not is for eval to say."""

@@ -1,7 +1,8 @@
-"""Build FP32 and FP16 engines of all 87 deployable models with TensorRT-RTX at their native size; resumable.
+"""Build FP32, FP16 and INT8 engines of all 87 deployable models with TensorRT-RTX at their native size; resumable.
 
 Each model has random weights and a process of its own; its files are deleted once they are measured, so that one
-model's are on the disk at a time (``--keep`` keeps the engines, below engines/zoo). Graphs are not verified against
+model's are on the disk at a time (``--keep`` keeps the engines, below engines/zoo). INT8's
+ranges come from two synthetic scenes. A model that lacks one precision gets that one. Graphs are not verified against
 PyTorch here: that is what ``make export-zoo`` does. Results go to docs/measurements/build_zoo.json after every model.
 Exit 1 if any failed.
 
@@ -16,27 +17,32 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ffnet_deploy import artifacts, pipeline
 from ffnet_deploy.artifacts import Record, Workspace, tool_versions, write_json
+from ffnet_deploy.data.scenes import draw_scene
 from ffnet_deploy.zoo.specs import costs, deployable, find
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "build_zoo.json"
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
+SCENES = 2
 
 
-def measure(name: str, keep: Path | None) -> dict[str, Any]:
+def measure(name: str, precisions: Sequence[str], keep: Path | None) -> dict[str, Any]:
     """Build one model in a new process, and read what its records say."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--one", name, folder]
+        command = [sys.executable, __file__, "--one", name, folder, *precisions]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode:
             return {"ok": False, "exit_code": done.returncode, "error": done.stderr.strip()[-500:]}
         result: dict[str, Any] = {"ok": True}
-        for precision in PRECISIONS:
+        for precision in precisions:
             engine = Workspace(Path(folder)).engine(name, precision, "tensorrt-rtx")
             record = artifacts.load_record(engine, remedy="make build-zoo")
             kept = ("share", "bytes_between_layers")
@@ -48,14 +54,18 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)
                 shutil.move(engine, keep / engine.name)
-        half = artifacts.load_record(Workspace(Path(folder)).graph(name, "fp16"), remedy="make build-zoo")
-        result["kept_fp32"] = len(half.found["kept_fp32"])
-        result["emulated"] = half.found["emulated"]
+        if "fp16" in precisions:
+            half = artifacts.load_record(Workspace(Path(folder)).graph(name, "fp16"), remedy="make build-zoo")
+            result["kept_fp32"] = len(half.found["kept_fp32"])
+            result["emulated"] = half.found["emulated"]
+        if "int8" in precisions:
+            graph = artifacts.load_record(Workspace(Path(folder)).graph(name, "int8"), remedy="make build-zoo")
+            result["int8"] |= {key: graph.found[key] for key in ("declined", "emulated")}
         return result
 
 
-def build_one(name: str, folder: Path) -> None:
-    """Write the graph of a model, as export does but for the verification, and build both engines."""
+def build_one(name: str, folder: Path, precisions: Sequence[str]) -> None:
+    """Write the graph of a model, as export does but for the verification, and build its engines."""
     from ffnet_deploy.graph.export import export
     from ffnet_deploy.zoo.weights import load_random
 
@@ -79,7 +89,13 @@ def build_one(name: str, folder: Path) -> None:
             created=artifacts.now(),
         ),
     )
-    pipeline.build(workspace, name, pipeline.BuildOptions(PRECISIONS, "tensorrt-rtx"))
+    if "int8" in precisions:
+        scenes = folder / "scenes"
+        scenes.mkdir()
+        for seed in range(SCENES):
+            Image.fromarray(draw_scene(*spec.input_hw, seed).image).save(scenes / f"{seed}.png", compress_level=1)
+        pipeline.calibrate(workspace, name, pipeline.CalibrateOptions(scenes))
+    pipeline.build(workspace, name, pipeline.BuildOptions(tuple(precisions), "tensorrt-rtx"))
 
 
 def main() -> None:
@@ -88,11 +104,11 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure every model again")
     parser.add_argument("--keep", action="store_true", help="keep the engines")
     parser.add_argument(
-        "--one", nargs=2, metavar=("NAME", "FOLDER"), help="build one model there; for the sweep itself"
+        "--one", nargs="+", metavar="NAME FOLDER PRECISION", help="build one model there; for the sweep itself"
     )
     arguments = parser.parse_args()
     if arguments.one:
-        build_one(arguments.one[0], Path(arguments.one[1]))
+        build_one(arguments.one[0], Path(arguments.one[1]), arguments.one[2:])
         return
     tools = tool_versions("torch", "onnx", "onnxscript", "onnxruntime-gpu", "tensorrt-rtx", "numpy")
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -100,12 +116,14 @@ def main() -> None:
     # The cheap ones first: a failure common to all shows at once.
     names = sorted(deployable(), key=lambda name: costs()[name].macs)
     for i, name in enumerate(names, start=1):
-        if not models.get(name, {}).get("ok"):
-            models[name] = measure(name, ROOT / "engines" / "zoo" if arguments.keep else None)
+        known = models.get(name, {}) if models.get(name, {}).get("ok") else {}
+        lacking = [precision for precision in PRECISIONS if precision not in known]
+        if lacking:
+            models[name] = known | measure(name, lacking, ROOT / "engines" / "zoo" if arguments.keep else None)
             write_json(RESULTS, {"tools": tools, "models": {n: models[n] for n in deployable() if n in models}})
         print(f"{i:2} of {len(names)}  {name}  {'ok' if models[name]['ok'] else models[name]['error']}", flush=True)
     failed = [name for name in names if not models[name]["ok"]]
-    print(f"{len(names) - len(failed)} of {len(names)} build in FP32 and FP16")
+    print(f"{len(names) - len(failed)} of {len(names)} build in FP32, FP16 and INT8")
     sys.exit(bool(failed))
 
 

@@ -98,7 +98,7 @@ USAGE: list[tuple[tuple[str, ...], str]] = [
     (("export", NAME, "--opset", "11"), "18 to 23"),
     (("export", NAME, "--batch", "0"), "1 or more"),
     (("export", "segmentation_ffnet150_AAA_train"), "export segmentation_ffnet150_AAA"),
-    (("build", "--int8"), "--fp16"),
+    (("calibrate",), "--data"),
     (("build", "--runtime", "openvino"), "tensorrt-rtx"),
     (("bench", "--iters", "0"), "1 or more"),
     (("weights", "fetch"), "--all"),
@@ -336,6 +336,9 @@ REFUSED: list[tuple[tuple[str, ...], int, str]] = [
     ((*RTX, "--fp16", "--io", "fp16", "--labels-out"), 2, "--io fp16 is for engines with float ends"),
     ((*RTX, "--align-corners"), 2, "Add --labels-out"),
     (("--runtime", "onnxruntime", "--fp16"), 4, "--runtime tensorrt-rtx"),
+    ((*RTX, "--method", "mse"), 2, "Add --int8"),
+    ((*RTX, "--keep-fp16", "*"), 2, "Add --int8"),
+    ((*RTX, "--int8"), 3, "ffnet-deploy calibrate"),
 ]
 
 

@@ -124,6 +124,20 @@ def find_split(root: Path, split: str = "val") -> CityscapesSplit:
     return CityscapesSplit(root, samples, official, f"{' and '.join(where)}, {values}")
 
 
+def is_root(folder: Path) -> bool:
+    """Whether a folder holds Cityscapes' images, in any layout that :func:`find_split` reads."""
+    wrapper = folder / "leftImg8bit_trainvaltest"
+    return any(path.exists() for path in (folder / "leftImg8bit", wrapper, wrapper.with_suffix(".zip")))
+
+
+def has_split(root: Path, split: str) -> bool:
+    """Whether there are images of a split."""
+    try:
+        return bool(_stored(root, "leftImg8bit", split)[0])
+    except DataError:
+        return False
+
+
 def _stored(root: Path, kind: str, split: str) -> tuple[dict[str, Stored], Path]:
     """The files ``CITY/NAME`` of a split, and the folder or archive that they are in."""
     wrapper = root / f"{kind}_trainvaltest"

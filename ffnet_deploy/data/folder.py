@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ffnet_deploy.data.images import blur_and_halve
+from ffnet_deploy.data.images import blur_and_halve, decode_any
 from ffnet_deploy.data.stored import File
 from ffnet_deploy.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+_ANY = (*SUFFIXES, ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 _PHOTOGRAPHS = "leftImg8bit"
 """Below the root of Cityscapes; beside it lie label maps, which are PNG files too."""
 
@@ -66,6 +67,35 @@ def _files(folder: Path) -> Iterator[Path]:
 
     for where, _, files in os.walk(folder, onerror=refuse):
         yield from (Path(where, name) for name in files if name.lower().endswith(SUFFIXES))
+
+
+def find_all(folder: Path) -> list[Path]:
+    """Every image below a folder, by path; hidden files do not count.
+
+    Raises:
+        DataError: no such folder, or a file that is no image: what it was meant to be cannot be known.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder (a data set or a folder of images was needed). Name one with --data.")
+    paths = ((p, p.relative_to(folder).parts) for p in folder.rglob("*") if p.is_file())
+    files = sorted(path for path, parts in paths if not any(part.startswith(".") for part in parts))
+    strangers = [path for path in files if path.suffix.lower() not in _ANY]
+    if strangers:
+        raise DataError(
+            f"{len(strangers)} of {len(files)} files below {folder} are no images, first {strangers[0]}. "
+            "Name a folder that holds nothing else."
+        )
+    return files
+
+
+def resized(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Decode an image of any usual kind and resize it, without keeping its shape: uint8 (H, W, 3), RGB.
+
+    Raises:
+        DataError: it cannot be read or decoded.
+    """
+    image = decode_any(str(path), File(path).read())
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def load_pictures(paths: Sequence[Path], size: tuple[int, int], *, halve: bool) -> Iterator[Picture]:

@@ -10,8 +10,12 @@ CHANNELS = 4
 """What FP16 convolutions read at a time."""
 
 
-def with_four_channels(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which FP16 convolutions of a 3-channel image read 4 channels, the last of them zeros.
+def with_four_channels(model: onnx.ModelProto, kind: int = TensorProto.FLOAT16) -> onnx.ModelProto:
+    """A copy in which convolutions of a 3-channel image read 4 channels, the last of them zeros.
+
+    Args:
+        model: it is not changed.
+        kind: type of the filters that are widened; others stay.
 
     To align the image TensorRT-RTX 1.7.1 concatenates it with a constant plane of zeros that it stores in the engine,
     H x W in FP16: 4.2 MB at 1024x2048, a seventh of a small model's engine. A Pad in the graph, in front of a filter
@@ -26,7 +30,7 @@ def with_four_channels(model: onnx.ModelProto) -> onnx.ModelProto:
     padded: set[str] = set()
     for node in graph.node:
         weight = weights.get(node.input[1]) if node.op_type == "Conv" else None
-        if weight is not None and _reads_halved_image(node, weight):
+        if weight is not None and _reads_image(node, weight, kind):
             source, target = node.input[0], f"{node.input[0]}/{CHANNELS}channels"
             if target not in padded:
                 padded.add(target)
@@ -45,9 +49,9 @@ def with_four_channels(model: onnx.ModelProto) -> onnx.ModelProto:
     return inferred
 
 
-def _reads_halved_image(node: onnx.NodeProto, weight: onnx.TensorProto) -> bool:
+def _reads_image(node: onnx.NodeProto, weight: onnx.TensorProto, kind: int) -> bool:
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    return groups == 1 and weight.data_type == TensorProto.FLOAT16 and weight.dims[1] == 3
+    return groups == 1 and weight.data_type == kind and weight.dims[1] == 3
 
 
 def _add_plane(weight: onnx.TensorProto) -> None:

@@ -110,7 +110,13 @@ class _Halving:
 
     def __init__(self, graph: onnx.GraphProto, kept: frozenset[str], ends: str) -> None:
         self._graph, self._kept, self._ends = graph, kept, ends
-        self._weights = {tensor.name: tensor for tensor in graph.initializer if _is_float(tensor)}
+        pairs = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+        integers = {name for node in pairs for name in node.input}
+        self._weights = {
+            tensor.name: tensor
+            for tensor in graph.initializer
+            if not (tensor.data_type == TensorProto.INT8 and tensor.name in integers) and _is_float(tensor)
+        }
         self._typed: dict[str, str] = {}
         self._new: dict[str, onnx.TensorProto] = {}
         self._casts: set[str] = set()
@@ -126,7 +132,8 @@ class _Halving:
             nodes += self._cast_inputs(node, kind)
             nodes.append(node)
             for i, name in enumerate(node.output):
-                self._typed[name] = kind
+                if node.op_type != "QuantizeLinear":  # its integers have one type
+                    self._typed[name] = kind
                 if name in outputs and kind != self._ends:
                     # The graph's output keeps its name; the node writes beside it.
                     inner = f"{name}/{_SUFFIX[kind]}"
@@ -226,6 +233,10 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
             for node in nodes:
                 node.input[:] = [f"{value.name}/rounded" if name == value.name else name for name in node.input]
     for node in nodes:
+        if node.op_type == "DequantizeLinear":
+            # An INT8 convolution takes the integers: their product with the scale is never rounded.
+            graph.node.append(node)
+            continue
         if node.op_type == "Cast":
             # Types are all FP32 now: what is left of a Cast is its rounding, which its output's type decides below.
             node.CopyFrom(helper.make_node("Identity", list(node.input), list(node.output), name=node.name))

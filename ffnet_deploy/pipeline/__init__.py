@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ffnet_deploy.pipeline.bench import BENCH_SCHEMA, Benchmark, BenchOptions, bench, environment
 from ffnet_deploy.pipeline.build import BuildOptions, Built, build, plan
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, Calibration, calibrate
 from ffnet_deploy.pipeline.compare import Comparison, compare
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
 from ffnet_deploy.pipeline.doctor import Diagnosis, doctor
@@ -12,6 +13,7 @@ from ffnet_deploy.pipeline.export import RANDOM, Exported, ExportOptions, export
 from ffnet_deploy.pipeline.inspect import Inspection, inspect
 from ffnet_deploy.pipeline.ladder import Ladder, Skipped, error_json, ladder
 from ffnet_deploy.pipeline.merge import merge
+from ffnet_deploy.pipeline.precision import Int8Options
 from ffnet_deploy.pipeline.profile import Profile, profile
 from ffnet_deploy.pipeline.verify import Verified, VerifyOptions, verify_ladder
 from ffnet_deploy.pipeline.zoo import fetch_weights, list_models
@@ -23,6 +25,8 @@ __all__ = [
     "Benchmark",
     "BuildOptions",
     "Built",
+    "CalibrateOptions",
+    "Calibration",
     "Comparison",
     "Diagnosis",
     "EvalOptions",
@@ -31,6 +35,7 @@ __all__ = [
     "Exported",
     "Graph",
     "Inspection",
+    "Int8Options",
     "Ladder",
     "Profile",
     "Progress",
@@ -39,6 +44,7 @@ __all__ = [
     "VerifyOptions",
     "bench",
     "build",
+    "calibrate",
     "compare",
     "current_graph",
     "doctor",

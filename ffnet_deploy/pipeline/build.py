@@ -12,7 +12,7 @@ from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Record, Workspace
 from ffnet_deploy.errors import EngineError, MissingDependencyError, UsageError
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
-from ffnet_deploy.pipeline.precision import half_graph
+from ffnet_deploy.pipeline.precision import Int8Options, half_graph, int8_graph
 from ffnet_deploy.runtimes import options as engine_options
 from ffnet_deploy.runtimes.options import EngineOptions
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from ffnet_deploy.graph.fp16 import Io
 
 _TOOLS = ("tensorrt", "tensorrt-rtx", "polygraphy", "onnxruntime-gpu", "onnxruntime", "onnx")
+
+
+_CARRIED = ("kept_fp32", "quantised", "declined")
+"""What a graph with other ends has from the one it was made from."""
+_INT8_SHARE = 0.98
+"""Of the multiply-accumulates that an INT8 engine must have in INT8, unless less was asked for."""
+_ROUNDING = 1e-3
+"""A plane of zeros in the first filter changes shares a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,8 @@ class BuildOptions:
     """Type of an FP16 engine's inputs and outputs."""
     keep_fp32: tuple[str, ...] = ()
     """Names or patterns of nodes that stay FP32 in an FP16 engine."""
+    int8: Int8Options = field(default_factory=Int8Options)
+    """How INT8 graphs are made."""
     image_in: bool = False
     """Take uint8 (N, H, W, 3) instead of normalised floats."""
     labels_out: bool = False
@@ -75,26 +85,37 @@ def build(
     options = options or BuildOptions()
     graph = current_graph(workspace, name)
     jobs = plan(options.precisions, options.runtime)
-    for _, runtime in jobs if options.runtime != "auto" else jobs[:-1]:
-        engine_options.check(options.engine, runtime)
+    for _, runtime in jobs:
+        # ONNX Runtime's engines come along with `auto`: options for a GPU do not concern them.
+        if options.runtime != "auto" or runtime != "onnxruntime":
+            engine_options.check(options.engine, runtime)
     _check_ends(graph, options)
-    wanted = {precision for precision, _ in jobs}
-    sources = {"fp32": graph} if "fp32" in wanted else {}
-    if "fp16" in wanted:
-        sources["fp16"] = half_graph(workspace, graph, options.keep_fp32, options.io, progress)
-    # Once for each precision: two runtimes build from the same file.
-    ready = {precision: _deployed(workspace, source, options) for precision, source in sources.items()}
-    return [
-        _build_one(workspace, graph, ready[precision], _Job(precision, runtime), options, progress)
-        for precision, runtime in jobs
-    ]
+    # Once for each kind of graph: two runtimes build from the same file.
+    sources = {kind: _source(workspace, graph, kind, options, progress) for kind in map(_graph_kind, jobs)}
+    ready = {kind: _deployed(workspace, source, options) for kind, source in sources.items()}
+    return [_build_one(workspace, graph, ready[_graph_kind(job)], _Job(*job), options, progress) for job in jobs]
+
+
+def _graph_kind(job: tuple[str, str]) -> str:
+    """Which graph an engine is built from; INT8 has one for each dialect."""
+    return "int8-cpu" if job == ("int8", "onnxruntime") else job[0]
+
+
+def _source(workspace: Workspace, graph: Graph, kind: str, options: BuildOptions, progress: Progress) -> Graph:
+    if kind == "fp16":
+        return half_graph(workspace, graph, options.keep_fp32, options.io, progress)
+    if kind == "int8":
+        return int8_graph(workspace, graph, "tensorrt", options.int8, progress)
+    if kind == "int8-cpu":
+        return int8_graph(workspace, graph, "cpu", options.int8, progress)
+    return graph
 
 
 def plan(precisions: Sequence[str], runtime: str) -> list[tuple[str, str]]:
     """(precision, runtime) pairs to build.
 
-    ``auto`` is TensorRT where it and a GPU are, else TensorRT-RTX, and ONNX Runtime's FP32 engine last: it is the
-    rung that runs anywhere.
+    ``auto`` is TensorRT where it and a GPU are, else TensorRT-RTX, and ONNX Runtime's engines last, FP32 and if asked
+    for INT8: they are the rungs that run anywhere.
 
     Raises:
         MissingDependencyError: ONNX Runtime was asked for an FP16 engine.
@@ -102,7 +123,8 @@ def plan(precisions: Sequence[str], runtime: str) -> list[tuple[str, str]]:
     if runtime == "auto":
         installed = runtimes.visible_gpus() and runtimes.reason_not_here("tensorrt") is None
         chosen = "tensorrt" if installed else "tensorrt-rtx"
-        return [(precision, chosen) for precision in precisions] + [("fp32", "onnxruntime")]
+        anywhere = [("fp32", "onnxruntime")] + [("int8", "onnxruntime")] * ("int8" in precisions)
+        return [(precision, chosen) for precision in precisions] + anywhere
     if runtime == "onnxruntime" and "fp16" in precisions:
         raise MissingDependencyError(
             "ONNX Runtime has no FP16 engine on a CPU: it computes FP16 graphs in FP32. "
@@ -115,6 +137,9 @@ def _check_ends(graph: Graph, options: BuildOptions) -> None:
     if "fp16" not in options.precisions and (options.io == "fp16" or options.keep_fp32):
         flag = "--io fp16" if options.io == "fp16" else "--keep-fp32"
         raise UsageError(f"{flag} is for FP16 engines, and none was asked for. Add --fp16, or leave it out.")
+    if "int8" not in options.precisions and options.int8 != Int8Options():
+        flag = "--keep-fp16" if options.int8.keep_fp16 else "--method"
+        raise UsageError(f"{flag} is for INT8 engines, and none was asked for. Add --int8, or leave it out.")
     if options.labels_out and graph.spec.task != "segmentation":
         raise UsageError(f"{graph.record.model} gives classes, not a label map. Leave --labels-out out.")
     if options.io == "fp16" and (options.image_in or options.labels_out):
@@ -162,7 +187,7 @@ def _deployed(workspace: Workspace, source: Graph, options: BuildOptions) -> Gra
             size=size,
             sources={"graph": {"file": source.path.name, "sha256": source.record.sha256}},
             options={**source.record.options, **_ends_json(options)},
-            found={"kept_fp32": source.record.found.get("kept_fp32", {})},
+            found={key: source.record.found[key] for key in _CARRIED if key in source.record.found},
             marks=source.record.marks,
             seconds=round(time.monotonic() - started, 3),
             tools=artifacts.tool_versions("onnx", "numpy"),
@@ -227,6 +252,9 @@ def _command(graph: Graph, job: _Job, options: BuildOptions) -> str:
     """The command line that builds this engine again."""
     parts = [f"ffnet-deploy build {graph.record.model} --{job.precision} --runtime {job.runtime}"]
     parts += [f"--keep-fp32 {pattern!r}" for pattern in options.keep_fp32 if job.precision == "fp16"]
+    if job.precision == "int8":
+        parts += [f"--method {options.int8.method}"] if options.int8.method else []
+        parts += [f"--keep-fp16 {pattern!r}" for pattern in options.int8.keep_fp16]
     parts += ["--io fp16"] if options.io == "fp16" and job.precision == "fp16" else []
     ends = (
         ("--image-in", options.image_in),
@@ -261,6 +289,8 @@ def _check_found(source: Graph, job: _Job, found: dict[str, Any]) -> None:
     Raises:
         EngineError: a convolution or Gemm computes in another precision.
     """
+    if job == _Job("int8", "onnxruntime"):
+        found["share"] = _checked_integers(source, found)
     if job.runtime != "tensorrt-rtx":
         return
     if not found:
@@ -276,14 +306,43 @@ def _check_found(source: Graph, job: _Job, found: dict[str, Any]) -> None:
             f"{job.runtime} computes {what}: it fuses the Casts around a node that stays FP32 alone. No file was kept. "
             "Keep its neighbours too, with more --keep-fp32 PATTERN."
         )
+    quantised = source.record.found.get("quantised", {}).get("nodes", ())
+    other = "fp16" if job.precision == "int8" else job.precision
     wrong = [
         f"{node} {precision}"
         for node, precision in found["precision"].items()
-        if precision != ("fp32" if node in kept else job.precision)
+        if precision != ("int8" if node in quantised else "fp32" if node in kept else other)
     ]
     if wrong or "unknown" in found["share"]:
         what = ", ".join(wrong[:3]) or f"{100 * found['share']['unknown']:.1f} % of the work in layers that it hides"
         raise EngineError(
             f"{job.precision} was asked for and {job.runtime} built {what}. No file was kept. "
             "Report this with the graph."
+        )
+    if job.precision == "int8":
+        _check_share(source, found["share"].get("int8", 0.0))
+
+
+def _checked_integers(source: Graph, found: dict[str, Any]) -> dict[str, float]:
+    """Hold ONNX Runtime's optimised graph to the convolutions that were quantised, and give their share of the work."""
+    quantised = source.record.found["quantised"]
+    wanted, have = len(quantised["nodes"]), found["nodes"].get("QLinearConv", 0)
+    if have != wanted:
+        raise EngineError(
+            f"ONNX Runtime computes {have} convolutions in integers ({wanted} were quantised). No file was kept. "
+            "Install a tested version: see constraints.txt"
+        )
+    return {"int8": quantised["share"], "fp32": round(1 - quantised["share"], 6)}
+
+
+def _check_share(source: Graph, share: float) -> None:
+    """Hold an engine to INT8 nearly everywhere; less only where the rules or the user keep that much out."""
+    needed = min(_INT8_SHARE, source.record.found["quantised"]["possible"] - _ROUNDING)
+    if share < needed and not source.record.options.get("keep_fp16"):
+        declined = source.record.found["declined"]
+        first = next(iter(declined.items()))
+        raise EngineError(
+            f"Only {100 * share:.1f} % of the multiply-accumulates are INT8 ({100 * needed:.1f} % were needed; "
+            f"{len(declined)} nodes are not, first {first[0]}: {first[1]}). No file was kept. "
+            "Calibrate on more images, or name what stays FP16 with --keep-fp16 PATTERN."
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from ffnet_deploy import artifacts
 from ffnet_deploy.artifacts import Record, Workspace
 from ffnet_deploy.errors import ArtifactError, FFNetDeployError
+from ffnet_deploy.graph.methods import METHODS
+from ffnet_deploy.pipeline.calibrate import read_calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def inspect(workspace: Workspace, path: Path) -> Inspection:
     if path.suffix == ".pth":
         return Inspection(path, "weights", size, current, _weights_facts(path), record)
     if path.suffix == ".json" and path.parent.name == "calibration":
-        return Inspection(path, "calibration", size, current, json.loads(path.read_text("utf-8")), None)
+        return Inspection(path, "calibration", size, *_calibration(workspace, path), None)
     if path.suffix == ".onnx":
         kind = record.kind if record else "graph"
         return Inspection(path, kind, size, current, _graph_facts(path), record)
@@ -100,6 +101,24 @@ def _staleness(workspace: Workspace, record: Record) -> str:
             again = record.options.get("command") or f"ffnet-deploy build {record.model} --{record.precision}"
             return f"no: {file} was made again since. Run: {again}"
     return "yes"
+
+
+def _calibration(workspace: Workspace, path: Path) -> tuple[str, dict[str, Any]]:
+    """Whether a calibration is of the graph that is there, and what it says, ranges counted and not listed."""
+    try:
+        values = read_calibration(path)
+    except ArtifactError as error:
+        return f"no: {error}", {}
+    graph = workspace.models / values["graph"]["file"]
+    if not graph.is_file():
+        current = f"as far as can be known: {graph} is not there"
+    elif artifacts.sha256_of(graph) != values["graph"]["sha256"]:
+        current = f"no: {graph} was exported again since. Run: {values['command']}"
+    else:
+        current = "yes"
+    ranges = values.pop("tensors")
+    values["images"].pop("names")
+    return current, {**values, "ranges": f"{len(ranges)} tensors by {', '.join(METHODS)}"}
 
 
 def _weights_facts(path: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emul
         workspace: where the engines are.
         graph: what they were built from.
         only: names of rungs (``onnxruntime fp32``) or runtimes; empty means all.
-        emulated: also the FP16 graph, scored by rounding; it cannot be timed.
+        emulated: also the FP16 and INT8 graphs, scored by rounding; they cannot be timed.
 
     Raises:
         UsageError: a name that no built engine has.
@@ -72,7 +72,7 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emul
     reference = Rung(runtimes.REFERENCE, "fp32", model, graph.shape, weights, size, marks, upsampling)
     built = [_rung(graph, path, record) for path, record in workspace.engines_of(graph.stem)]
     if emulated:
-        built += _emulated(workspace, graph)
+        built += [rung for precision in ("fp16", "int8") for rung in _emulated(workspace, graph, precision)]
     wanted = [rung for rung in built if not only or rung.name in only or rung.runtime in only]
     unknown = [name for name in only if not any(name in (r.name, r.runtime) for r in (reference, *built))]
     if unknown:
@@ -126,19 +126,17 @@ def _variant(path: Path, record: Record) -> str:
     return " ".join(rest.replace(".", " ").replace(" -", " ").split())
 
 
-def _emulated(workspace: Workspace, graph: Graph) -> list[Rung]:
-    """The FP16 graph, scored through rounding: there is no FP16 runtime on a CPU."""
-    path = workspace.graph(graph.stem, "fp16")
+def _emulated(workspace: Workspace, graph: Graph, precision: str) -> list[Rung]:
+    """The FP16 graph, or TensorRT's INT8 graph, scored through rounding: no CPU computes either as a GPU does."""
+    path = workspace.graph(graph.stem, precision)
     if not path.exists():
         return []
-    record = artifacts.load_record(path, remedy=f"ffnet-deploy build {graph.record.model} --fp16")
+    remedy = f"ffnet-deploy build {graph.record.model} --{precision}"
+    record = artifacts.load_record(path, remedy=remedy)
     if record.sources.get("graph", {}).get("sha256") != graph.record.sha256:
-        raise ArtifactError(
-            f"{path} is stale: {graph.path} was exported again since. "
-            f"Run: ffnet-deploy build {graph.record.model} --fp16"
-        )
+        raise ArtifactError(f"{path} is stale: {graph.path} was exported again since. Run: {remedy}")
     marks = tuple(record.marks)
-    return [Rung(runtimes.EMULATED, "fp16", record.model, graph.shape, path, record.size, marks, variant="emulated")]
+    return [Rung(runtimes.EMULATED, precision, record.model, graph.shape, path, record.size, marks, variant="emulated")]
 
 
 def rung_json(rung: Rung, device: int | None) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ffnet_deploy.graph.methods import METHODS
+
 if TYPE_CHECKING:
-    from ffnet_deploy.pipeline import Benchmark, Built, Diagnosis, Evaluation, Exported, Inspection
+    from ffnet_deploy.pipeline import Benchmark, Built, Calibration, Diagnosis, Evaluation, Exported, Inspection
     from ffnet_deploy.zoo.specs import Cost, ModelSpec
 
 Row = Sequence[object]
@@ -118,6 +120,19 @@ def exported(result: Exported) -> str:
     )
 
 
+def calibrated(result: Calibration) -> str:
+    """What calibration looked at, and where the ranges are."""
+    values = result.values
+    seen = values["images"]
+    how = "already there" if result.reused else f"{values['seconds']:.1f} s"
+    resized = ", resized to the network's input" if seen["resized"] else ""
+    return (
+        f"{result.path}  {len(values['tensors'])} tensors, {seen['count']} images of {seen['from']}{resized}  ({how})"
+        f"{_marked(values['marks'])}\n"
+        f"ranges by {', '.join(METHODS)}; build takes {result.method} unless told otherwise"
+    )
+
+
 def built(results: Sequence[Built]) -> str:
     """The engines that were built."""
     rows = [
@@ -161,11 +176,17 @@ def inspection(result: Inspection) -> str:
     found = dict(record.found) if record else {}
     by_node = found.pop("precision", {})
     kept = found.pop("kept_fp32", {})
+    declined = found.pop("declined", {})
+    if "quantised" in found:
+        quantised = found["quantised"]
+        found["quantised"] = f"{len(quantised['nodes'])} convolutions, {100 * quantised['share']:.4g} % of the work"
     lines += [(name, _inline(value)) for name, value in found.items()]
     width = max(len(name) for name, _ in lines)
     text = "\n".join([str(result.path), *(f"  {name.ljust(width)}  {value}" for name, value in lines)])
     if kept:
         text += "\n\n" + table(("kept in FP32", "why"), list(kept.items()))
+    if declined:
+        text += "\n\n" + table(("not INT8", "why"), list(declined.items()))
     if by_node:
         text += "\n\n" + table(("layer", "computes in"), list(by_node.items()))
     return text

@@ -178,7 +178,8 @@ def _emulated(rung: Rung, threads: int, spinning: bool) -> Runner:
 
     # The exported graph is run node by node: what ONNX Runtime makes of it is another rung.
     optimised = rung.precision != "fp32"
-    return OnnxRuntimeRunner(as_run(rung).SerializeToString(), threads=threads, spinning=spinning, optimised=optimised)
+    graph = as_run(rung).SerializeToString()
+    return OnnxRuntimeRunner(graph, threads=threads, spinning=spinning, optimised=optimised, exact=optimised)
 
 
 def _open(runtime: str, path: Path, threads: int, device: int | None, spinning: bool, arena: bool = True) -> Runner:

@@ -1,0 +1,144 @@
+"""Cross-layer equalisation: the same function in FP32 with channels of like range, so that one scale can serve them.
+
+ReLU, Add, Resize and MaxPool commute with a positive factor for each channel. So what the filters that make a channel
+are divided by, the filters that read it are multiplied with, and nothing changes but the size of the activation between
+them: the whole stream of a residual stage has common factors. An activation has one scale for all its channels;
+channels much larger than the others would take the digits from them.
+
+Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section 4.1,
+there for pairs of convolutions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ffnet_deploy.graph.facts import shapes
+from ffnet_deploy.graph.links import Links
+
+_COMMUTING = frozenset(("Relu", "Add", "Resize", "MaxPool"))
+_LARGEST_FACTOR = 2.0**16
+"""Beyond it a channel is as good as dead, and its filter would leave FP16."""
+
+
+@dataclass(slots=True)
+class Stream:
+    """Activations that share their channels' factors, and the convolutions that make and read them."""
+
+    makers: list[onnx.NodeProto] = field(default_factory=list)
+    readers: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)
+    """With the first of the channels that they read: behind a Concat there are others before."""
+    fixed: bool = False
+    """Something else makes or reads it, so it stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Equalised:
+    """A graph that computes the same, and how many streams were balanced in it."""
+
+    model: onnx.ModelProto
+    streams: int
+
+
+def equalise(model: onnx.ModelProto) -> Equalised:
+    """Balance the filters on both sides of every stream: the largest weight of each channel is the same on both.
+
+    Factors are powers of two, so that no digit of a weight changes.
+
+    Args:
+        model: FP32; it is not changed.
+    """
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    links = Links(copied.graph)
+    streams = [s for s in _streams(copied, links) if not s.fixed and s.makers and s.readers]
+    for stream in streams:
+        _balance(stream, links)
+    return Equalised(copied, len(streams))
+
+
+def _streams(model: onnx.ModelProto, links: Links) -> list[Stream]:
+    group = {name: name for name in (*links.maker, *(value.name for value in model.graph.input))}
+
+    def root(name: str) -> str:
+        while group[name] != name:
+            name = group[name]
+        return name
+
+    for node in model.graph.node:
+        if node.op_type in _COMMUTING:
+            for name in links.data_inputs(node):
+                group[root(name)] = root(node.output[0])
+    streams = {name: Stream() for name in group if root(name) == name}
+    channels = {name: shape[1] if len(shape) > 1 else 0 for name, shape in shapes(model).items()}
+    for name in group:
+        stream = streams[root(name)]
+        stream.fixed |= name in links.ends or name not in links.maker
+        if name in links.maker:
+            _made_by(stream, links.maker[name], links)
+        for node in links.readers.get(name, []):
+            _read_by(stream, node, name, channels, links)
+    return list(streams.values())
+
+
+def _made_by(stream: Stream, node: onnx.NodeProto, links: Links) -> None:
+    if _owns_filter(node, links):
+        stream.makers.append(node)
+    else:
+        # An Add of a constant does not commute.
+        stream.fixed |= node.op_type not in _COMMUTING or (node.op_type == "Add" and len(links.data_inputs(node)) < 2)
+
+
+def _read_by(stream: Stream, node: onnx.NodeProto, name: str, channels: dict[str, int], links: Links) -> None:
+    if node.op_type == "Concat":
+        readers = links.readers.get(node.output[0], [])
+        good = node.output[0] not in links.ends and all(_owns_filter(reader, links) for reader in readers)
+        stream.fixed |= not good or list(node.input).count(name) > 1
+        start = sum(channels[other] for other in node.input[: list(node.input).index(name)])
+        stream.readers += [(reader, start) for reader in readers]
+    elif _owns_filter(node, links):
+        stream.readers.append((node, 0))
+    else:
+        stream.fixed |= node.op_type not in _COMMUTING
+
+
+def _owns_filter(node: onnx.NodeProto, links: Links) -> bool:
+    """Whether it is a convolution over all channels whose constant filter nobody else reads."""
+    if node.op_type != "Conv" or any(a.name == "group" and a.i > 1 for a in node.attribute):
+        return False
+    return all(name in links.constants and len(links.readers[name]) == 1 for name in node.input[1:])
+
+
+def _balance(stream: Stream, links: Links) -> None:
+    made = np.max([np.abs(_filter(node, links)).max(axis=(1, 2, 3)) for node in stream.makers], axis=0)
+    width = len(made)
+    slices = [(node, slice(start, start + width)) for node, start in stream.readers]
+    read = np.max([np.abs(_filter(node, links)[:, part]).max(axis=(0, 2, 3)) for node, part in slices], axis=0)
+    alive = (made > 0) & (read > 0)
+    if not alive.any():
+        return
+    octaves = np.where(alive, np.log2(np.where(alive, made / np.where(alive, read, 1), 1)) / 2, 0)
+    # A factor common to all would move the range of the whole tensor, and nothing else.
+    octaves = np.where(alive, np.round(octaves - octaves[alive].mean()), 0)
+    factors = np.clip(2.0**octaves, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
+    for node in stream.makers:
+        _store(node.input[1], _filter(node, links) / factors.reshape(-1, 1, 1, 1), links)
+        for bias in node.input[2:]:
+            _store(bias, numpy_helper.to_array(links.constants[bias]) / factors, links)
+    for node, part in slices:
+        values = _filter(node, links).copy()
+        values[:, part] *= factors.reshape(1, -1, 1, 1)
+        _store(node.input[1], values, links)
+
+
+def _filter(node: onnx.NodeProto, links: Links) -> np.ndarray:
+    """(O, I, kH, kW) as it is now."""
+    return numpy_helper.to_array(links.constants[node.input[1]])
+
+
+def _store(name: str, values: np.ndarray, links: Links) -> None:
+    links.constants[name].CopyFrom(numpy_helper.from_array(values, name))

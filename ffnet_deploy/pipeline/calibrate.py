@@ -1,0 +1,320 @@
+"""Ranges for INT8: one pass over images in bounded memory, kept beside the graph and used by both dialects."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ffnet_deploy import artifacts, runtimes
+from ffnet_deploy.artifacts import Workspace
+from ffnet_deploy.errors import ArtifactError, UsageError
+from ffnet_deploy.graph.methods import DEFAULT_METHOD, METHODS, PERCENTILE
+from ffnet_deploy.pipeline.calibration_images import Images, batches, find_images
+from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ffnet_deploy.graph.histograms import Histogram, Limits
+    from ffnet_deploy.graph.ranges import Range
+
+_VERSION = 1
+"""Of what a range means; a calibration of another version is made again."""
+_BUDGET = 64 << 20
+"""Bytes of activations that are looked at at a time."""
+_SAVE_EVERY_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Ranges of one FP32 graph's activations."""
+
+    path: Path
+    values: Mapping[str, Any]
+    """As in the file."""
+    reused: bool = False
+
+    @property
+    def method(self) -> str:
+        """What ``build`` uses unless it is told otherwise."""
+        return str(self.values["method"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**self.values, "command": "calibrate", "file": str(self.path), "reused": self.reused, "error": None}
+
+    def limits(self, method: str) -> dict[str, Limits]:
+        """Ranges by one method.
+
+        Raises:
+            UsageError: the file does not hold it.
+        """
+        from ffnet_deploy.graph.histograms import Limits
+
+        tensors = self.values["tensors"]
+        lacking = [name for name, found in tensors.items() if method not in found]
+        if lacking or method not in METHODS:
+            have = [m for m in METHODS if all(m in found for found in tensors.values())]
+            raise UsageError(
+                f"{self.path} holds no ranges by {method!r} ({', '.join(have) or 'none'} are there). Name one of them, "
+                f"or run: {self.values['command']}"
+            )
+        return {name: Limits(*found[method]) for name, found in tensors.items()}
+
+    def ranges(self) -> dict[str, Range]:
+        """The extremes."""
+        from ffnet_deploy.graph.ranges import Range
+
+        return {name: Range(found["low"], found["high"]) for name, found in self.values["tensors"].items()}
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateOptions:
+    """What ``calibrate`` can be asked for."""
+
+    data: Path
+    images: int | None = None
+    method: str = DEFAULT_METHOD
+    percentile: float = PERCENTILE
+    allow_val: bool = False
+    budget: int = _BUDGET
+
+
+def calibrate(
+    workspace: Workspace, name: str | None, options: CalibrateOptions, progress: Progress = quiet
+) -> Calibration:
+    """Find the ranges of every tensor that INT8 needs, or the calibration that has them already.
+
+    Args:
+        workspace: where the graph is; gets ``calibration/STEM.json``.
+        name: of the model; None is the one exported last.
+        options: which images, and what ``build`` will use by default.
+        progress: told (what, images done, images in all).
+
+    Raises:
+        UsageError: options that make no sense.
+        DataError: the images cannot be used.
+        ArtifactError: no current graph.
+        PrecisionError: an activation is not finite.
+    """
+    _check(options)
+    started = time.monotonic()
+    graph = current_graph(workspace, name)
+    progress("hashing the images", 0, None)
+    images = find_images(graph, options.data, options.images, allow_val=options.allow_val)
+    path = workspace.calibration(graph.stem)
+    known = _reusable(path, graph, images, options)
+    if known is not None:
+        if known["method"] != options.method:
+            known = {**known, "method": options.method, "command": _command(graph, options)}
+            artifacts.write_json(path, known)
+        return Calibration(path, known, reused=True)
+    model = equalised(graph)
+    histograms, resumed = _observe(path, model, graph, images, options, progress)
+    progress("choosing ranges", 0, None)
+    values = {
+        "schema": artifacts.SCHEMA,
+        "kind": "calibration",
+        "version": _VERSION,
+        "model": graph.record.model,
+        "graph": {"file": graph.path.name, "sha256": graph.record.sha256},
+        "images": {
+            "from": images.title,
+            "folder": str(options.data),
+            "count": len(images.names),
+            "sha256": images.sha256,
+            "resized": images.resized,
+            "names": list(images.names),
+        },
+        "method": options.method,
+        "percentile": options.percentile,
+        "command": _command(graph, options),
+        "marks": [*graph.record.marks, *(["calibrated on val"] if images.val else [])],
+        "seconds": round(time.monotonic() - started, 3),
+        "resumed_at": resumed,
+        "tools": artifacts.tool_versions("onnx", "numpy", "onnxruntime-gpu", "onnxruntime"),
+        "created": artifacts.now(),
+        "tensors": _tensors(histograms, options.percentile),
+    }
+    artifacts.write_json(path, values)
+    _partial(path).unlink(missing_ok=True)
+    return Calibration(path, values)
+
+
+def _check(options: CalibrateOptions) -> None:
+    if options.method not in METHODS:
+        raise UsageError(f"--method {options.method!r} is not known ({', '.join(METHODS)} are). Name one of them.")
+    if not 50 < options.percentile < 100:
+        raise UsageError(f"--percentile {options.percentile:g} is out of range (50 to 100). Leave it out for 99.99.")
+
+
+def _command(graph: Graph, options: CalibrateOptions) -> str:
+    parts = [f"ffnet-deploy calibrate {graph.record.model} --data {options.data} --method {options.method}"]
+    parts += [f"--images {options.images}"] if options.images else []
+    parts += [f"--percentile {options.percentile:g}"] if options.percentile != PERCENTILE else []
+    return " ".join([*parts, *(["--allow-val"] if options.allow_val else [])])
+
+
+def equalised(graph: Graph) -> onnx.ModelProto:
+    """The graph that calibration looks at and that is quantised: channels balanced, the same function in FP32."""
+    import onnx
+
+    from ffnet_deploy.graph.equalise import equalise
+
+    return equalise(onnx.load(graph.path)).model
+
+
+def _tensors(histograms: Mapping[str, Histogram], percentile: float) -> dict[str, Any]:
+    from ffnet_deploy.graph.histograms import limits
+
+    return {
+        name: {
+            "low": histogram.low,
+            "high": histogram.high,
+            "values": histogram.total,
+            **{method: list(found) for method, found in limits(histogram, percentile).items()},
+        }
+        for name, histogram in histograms.items()
+    }
+
+
+def _reusable(path: Path, graph: Graph, images: Images, options: CalibrateOptions) -> dict[str, Any] | None:
+    """What is there already, if it is of this graph and these images."""
+    try:
+        values = read_calibration(path)
+    except ArtifactError:
+        return None  # absent or damaged: it is made again
+    same = (
+        values["graph"]["sha256"] == graph.record.sha256
+        and values["images"]["sha256"] == images.sha256
+        and values["percentile"] == options.percentile
+    )
+    return values if same else None
+
+
+def read_calibration(path: Path) -> dict[str, Any]:
+    """The file's values, held to what the rest of the code takes for granted.
+
+    Raises:
+        ArtifactError: absent, or no calibration of this version.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        good = (
+            values["kind"] == "calibration"
+            and (values["schema"], values["version"]) == (artifacts.SCHEMA, _VERSION)
+            and all(isinstance(values[key], str) for key in ("model", "method", "command"))
+            and isinstance(values["percentile"], float)
+            and all(isinstance(values[key]["sha256"], str) for key in ("graph", "images"))
+            and all(_is_range(found) for found in values["tensors"].values())
+        )
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist. Run: ffnet-deploy calibrate --data DIR") from None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path} is no calibration of this version ({error}). Run: ffnet-deploy calibrate --data DIR"
+        ) from error
+    if not good:
+        raise ArtifactError(f"{path} is no calibration of this version. Run: ffnet-deploy calibrate --data DIR")
+    return dict(values)
+
+
+def _is_range(found: Mapping[str, Any]) -> bool:
+    ends = all(isinstance(found[end], float) for end in ("low", "high"))
+    return ends and all(
+        len(found[m]) == 3 and all(isinstance(v, float) for v in found[m]) for m in METHODS if m in found
+    )
+
+
+def current_calibration(workspace: Workspace, graph: Graph) -> Calibration:
+    """The calibration of a graph.
+
+    Raises:
+        ArtifactError: none, a damaged one, or one of another model or an older graph; the message has the command.
+    """
+    path = workspace.calibration(graph.stem)
+    again = f"Run: ffnet-deploy calibrate {graph.record.model} --data DIR"
+    if not path.exists():
+        raise ArtifactError(f"{path} does not exist (INT8 needs the ranges of activations). {again}")
+    values = read_calibration(path)
+    if values["model"] != graph.record.model:
+        raise ArtifactError(f"{path} is of {values['model']} (one of {graph.record.model} was needed). {again}")
+    if values["graph"]["sha256"] != graph.record.sha256:
+        raise ArtifactError(
+            f"{path} is stale: {graph.path} was exported again since it was made. Run: {values['command']}"
+        )
+    return Calibration(path, values)
+
+
+def _observe(
+    path: Path, model: onnx.ModelProto, graph: Graph, images: Images, options: CalibrateOptions, progress: Progress
+) -> tuple[dict[str, Histogram], int]:
+    """Histograms of all images, those of an interrupted run included, and how many images that had seen."""
+    from ffnet_deploy.graph.qdq import watched
+    from ffnet_deploy.graph.segments import cut, walk
+    from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+    names = watched(model)
+    key = artifacts.hash_json([_VERSION, graph.record.sha256, images.sha256, names])
+    histograms, done = _resumed(_partial(path), key, names)
+    resumed = done
+    pieces = cut(model, names, options.budget)
+    threads = runtimes.default_threads()
+    # Between two pieces their tensors are counted: threads that spin meanwhile would take a core from that.
+    runners = [OnnxRuntimeRunner(p.model.SerializeToString(), threads=threads, spinning=False) for p in pieces]
+    saved = time.monotonic()
+    progress("calibrating", done, len(images.names))
+    for seen, feed in batches(images, graph.shape[0], done):
+        for name, values in walk(pieces, runners, {"image": feed}):
+            histograms[name].add(values[: len(seen)], f"{name} on {', '.join(seen)}")
+        done += len(seen)
+        progress("calibrating", done, len(images.names))
+        if time.monotonic() - saved >= _SAVE_EVERY_S and done < len(images.names):
+            _save(_partial(path), key, histograms, done)
+            saved = time.monotonic()
+    return histograms, resumed
+
+
+def _partial(path: Path) -> Path:
+    """Where an interrupted calibration leaves what it has seen."""
+    return path.with_suffix(".partial.npz")
+
+
+def _save(path: Path, key: str, histograms: Mapping[str, Histogram], done: int) -> None:
+    """Write the state whole: occupied bins alone, so a few megabytes."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {"key": np.array(key), "done": np.array(done)}
+    for i, histogram in enumerate(histograms.values()):
+        bins = np.flatnonzero(histogram.counts)
+        arrays[f"bins{i}"], arrays[f"counts{i}"] = bins.astype(np.uint32), histogram.counts[bins]
+        arrays[f"ends{i}"] = np.array([histogram.low, histogram.high])
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    artifacts.write_bytes(path, buffer.getvalue())
+
+
+def _resumed(path: Path, key: str, names: tuple[str, ...]) -> tuple[dict[str, Histogram], int]:
+    """What an interrupted calibration of the same has left; empty histograms otherwise."""
+    import numpy as np
+
+    from ffnet_deploy.graph.histograms import Histogram
+
+    histograms = {name: Histogram() for name in names}
+    try:
+        with np.load(path, allow_pickle=False) as state:
+            if str(state["key"]) != key:
+                return histograms, 0
+            for i, histogram in enumerate(histograms.values()):
+                histogram.counts[state[f"bins{i}"]] = state[f"counts{i}"]
+                histogram.low, histogram.high = (float(end) for end in state[f"ends{i}"])
+            return histograms, int(state["done"])
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+        # Absent, or left by something else: it costs time to begin again, and nothing else.
+        return {name: Histogram() for name in names}, 0

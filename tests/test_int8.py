@@ -1,0 +1,160 @@
+"""INT8 through the command line, with real builds at a small size: calibrate, build, inspect, eval, bench."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Cli
+from fakes import SMALL, small_graph
+from test_calibrate import put_graph
+
+from ffnet_deploy import artifacts, pipeline
+from ffnet_deploy.artifacts import Workspace
+from ffnet_deploy.data.scenes import write_cityscapes
+from ffnet_deploy.pipeline.current import current_graph
+from ffnet_deploy.pipeline.ladder import ladder
+
+needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx has no wheel for this platform")
+STEM = f"{SMALL}@64x128"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("streets")
+    for split, city in (("train", "ahornstadt"), ("val", "eichenfurt")):
+        write_cityscapes(root, split, {city: 2}, seed=5, size=(128, 256))
+    return root
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, streets: Path) -> Path:
+    """A workspace with a graph, its calibration, and what ``build --int8`` makes of them."""
+    space = Workspace(tmp_path_factory.mktemp("made"))
+    put_graph(space, small_graph())
+    pipeline.calibrate(space, None, pipeline.CalibrateOptions(streets))
+    pipeline.build(space, None, pipeline.BuildOptions(("int8",)))
+    return space.root
+
+
+@pytest.fixture
+def workspace(made: Path, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(made, tmp_path / "made"))
+
+
+def record(path: Path) -> dict[str, Any]:
+    return dict(json.loads(artifacts.record_path(path).read_text()))
+
+
+def test_calibrate_says_what_it_looked_at(run: Cli, workspace: Workspace, streets: Path, tmp_path: Path) -> None:
+    result = run("calibrate", "--data", streets, "--workspace", workspace.root, "--json", tmp_path / "found.json")
+    assert result.code == 0, result.err
+    assert f"{STEM}.json  94 tensors, 2 images of Cityscapes train  (already there)  [untrained]" in result.out
+    assert "ranges by entropy, percentile, mse, max; build takes percentile unless told otherwise" in result.out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["command"], found["reused"], found["error"]) == ("calibrate", True, None)
+
+
+@needs_rtx
+def test_auto_builds_both_dialects_and_fp32(made: Path) -> None:
+    assert sorted(path.name for path in (made / "engines").glob("*") if path.suffix != ".json") == [
+        f"{STEM}.fp32.onnxruntime.onnx",
+        f"{STEM}.int8.onnxruntime.onnx",
+        f"{STEM}.int8.tensorrt-rtx.engine",
+    ]
+    calibration = made / "calibration" / f"{STEM}.json"
+    for kind in ("int8", "int8-cpu"):
+        graph = record(made / "models" / f"{STEM}.{kind}.onnx")
+        assert graph["sources"]["calibration"]["sha256"] == artifacts.sha256_of(calibration)
+        assert graph["options"]["method"] == "percentile"
+        assert graph["found"]["quantised"]["share"] == graph["found"]["quantised"]["possible"] > 0.98
+        assert list(graph["found"]["declined"]) == ["head.layers.3.last_layer.3/Conv"]
+    # TensorRT-RTX's own list of layers says so.
+    engine = record(made / "engines" / f"{STEM}.int8.tensorrt-rtx.engine")
+    assert engine["found"]["share"]["int8"] > 0.98
+    assert engine["options"]["command"] == f"ffnet-deploy build {SMALL} --int8 --runtime tensorrt-rtx"
+    # ONNX Runtime's operators are counted.
+    engine = record(made / "engines" / f"{STEM}.int8.onnxruntime.onnx")
+    assert engine["found"]["nodes"]["QLinearConv"] == 62
+    assert engine["found"]["share"]["int8"] > 0.98
+
+
+@needs_rtx
+def test_methods_patterns_and_ends_stand_in_the_records(run: Cli, workspace: Workspace) -> None:
+    keep = "backbone_model.layer3.*"
+    options = ("--method", "max", "--keep-fp16", keep, "--image-in", "--labels-out")
+    result = run("build", "--int8", *options, "--workspace", workspace.root)
+    assert result.code == 0, result.err
+    engine = workspace.engine(f"{STEM}.image.labels", "int8", "tensorrt-rtx")
+    found = record(engine)
+    assert 0.2 < found["found"]["share"]["int8"] < 0.98
+    assert {
+        precision for node, precision in found["found"]["precision"].items() if node.startswith("backbone_model.layer3")
+    } == {"fp16"}
+    assert found["options"]["command"].startswith(
+        f"ffnet-deploy build {SMALL} --int8 --runtime tensorrt-rtx --method max --keep-fp16 '{keep}' --image-in"
+    )
+    graph = record(workspace.graph(f"{STEM}.image.labels", "int8"))
+    assert graph["found"]["declined"]["backbone_model.layer3.0.conv1/Conv"] == f"asked for by '{keep}'"
+    shown = run("inspect", workspace.graph(STEM, "int8"), "--workspace", workspace.root)
+    assert "method max" in shown.out
+    assert "asked for by" in shown.out
+
+
+@pytest.mark.parametrize("share", [0.5, 0.97])
+def test_int8_asked_and_less_found_is_an_error(
+    run: Cli, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    nodes = record(workspace.graph(STEM, "int8"))["found"]["quantised"]["nodes"]
+
+    def forged(_runtime: str, _graph: Path, engine: Path, *_: object) -> dict[str, Any]:
+        engine.write_bytes(b"a plan")
+        precision = dict.fromkeys(nodes, "int8") | ({nodes[3]: "fp16"} if share == 0.5 else {})
+        return {"precision": precision, "share": {"int8": share, "fp16": 1 - share}}
+
+    monkeypatch.setattr(sys.modules["ffnet_deploy.pipeline.build"], "_run_builder", forged)
+    before = artifacts.sha256_of(workspace.engine(STEM, "int8", "tensorrt-rtx"))
+    result = run("build", "--int8", "--runtime", "tensorrt-rtx", "--workspace", workspace.root)
+    assert result.code == 3
+    says = f"built {nodes[3]} fp16" if share == 0.5 else "Only 97.0 % of the multiply-accumulates are INT8 (98.0 %"
+    assert says in result.err
+    assert artifacts.sha256_of(workspace.engine(STEM, "int8", "tensorrt-rtx")) == before
+
+
+def test_the_ladder_scores_tensorrts_dialect_and_times_the_cpus(workspace: Workspace) -> None:
+    graph = current_graph(workspace, None)
+    assert {rung.name for rung in ladder(workspace, graph, emulated=True).running} == {
+        "onnxruntime fp32",
+        "onnxruntime int8",
+        "onnx int8 emulated",
+    }
+    assert {rung.name for rung in ladder(workspace, graph).running} == {"onnxruntime fp32", "onnxruntime int8"}
+
+
+def test_eval_and_bench_know_int8(run: Cli, workspace: Workspace, streets: Path) -> None:
+    result = run("eval", "cityscapes", "--root", streets, "--workspace", workspace.root)
+    assert result.code == 0, result.err
+    for rung in ("onnxruntime int8", "onnx int8 emulated"):
+        assert rung in result.out
+    result = run("bench", "--iters", "2", "--workspace", workspace.root)
+    assert result.code == 0, result.err
+    assert "onnxruntime int8" in result.out
+    assert "emulated" not in result.out
+
+
+def test_inspect_a_calibration(run: Cli, made: Path) -> None:
+    result = run("inspect", made / "calibration" / f"{STEM}.json", "--workspace", made)
+    assert result.code == 0, result.err
+    assert "94 tensors" in result.out
+    assert "current  yes" in result.out
+    assert "Cityscapes train" in result.out
