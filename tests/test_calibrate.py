@@ -241,7 +241,7 @@ def test_folders_that_cannot_be(space: Workspace, photos: Path, tmp_path: Path) 
     with pytest.raises(DataError, match=r"1 of 4 files below .* are no images, first .*notes\.txt"):
         run(space, mixed)
     (mixed / "notes.txt").rename(mixed / "notes.png")
-    with pytest.raises(DataError, match=r"notes\.png cannot be decoded \(no image that is known\)"):
+    with pytest.raises(DataError, match=r"notes\.png cannot be decoded \(no picture that is known\)"):
         run(space, mixed)
 
 
