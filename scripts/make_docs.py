@@ -23,12 +23,13 @@ ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ROOT / "docs" / "measurements"
 PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/measurements.md", "docs/performance.md")
 COMMANDS = (
-    "", "models", "weights fetch", "export", "build", "bench", "compare", "eval cityscapes", "eval imagenet",
-    "eval merge", "verify", "inspect", "doctor", "demo",
+    "", "models", "weights fetch", "export", "calibrate", "build", "bench", "compare", "eval cityscapes",
+    "eval imagenet", "eval merge", "verify", "inspect", "doctor", "demo",
 )  # fmt: skip
 MAP = (
     "cli.py", "pipeline/__init__.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",
-    "runtimes/__init__.py", "verify.py", "evaluate.py", "bench/__init__.py", "machine/__init__.py",
+    "runtimes/__init__.py", "verify.py", "evaluate/__init__.py", "bench/__init__.py", "report/__init__.py",
+    "machine/__init__.py",
 )  # fmt: skip
 
 

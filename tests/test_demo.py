@@ -20,7 +20,9 @@ from ffnet_deploy.zoo.weights import build_model
 
 ROOT = Path(__file__).parents[1]
 TRAINED = ROOT / "demo" / "weights" / "ffnet46NS_CCC_demo.pth"
-TINY = demo.Plan(size=(128, 256), train={"ahornstadt": 2}, val={"eichenfurt": 1, "lindenhafen": 1}, steps=2, iters=2)
+TINY = demo.Plan(
+    size=(128, 256), train={"ahornstadt": 2}, val={"eichenfurt": 1, "lindenhafen": 1}, steps=2, iters=2, pictures=(2, 1)
+)
 
 
 @pytest.fixture
