@@ -86,7 +86,7 @@ def run(folder: Path, progress: Progress, plan: Plan | None = None) -> Iterator[
 
     yield f"5/8  ffnet-deploy bench --iters {plan.iters} --min-seconds 0"
     latency = pipeline.bench(workspace, MODEL, pipeline.BenchOptions(iters=plan.iters, min_seconds=0.0), progress)
-    yield latency_latency_report.benchmark(latency)
+    yield latency_report.benchmark(latency)
 
     yield f"6/8  ffnet-deploy eval cityscapes --root {data}"
     scores = pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=data), progress)
