@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 _ERRORS_ONLY = 3
 _INEXACT = ("WeightBiasQuantization",)
-"""Optimisers that change results: this one rounds the float bias of TensorRT's dialect to int32."""
+"""Optimisers that change results: this one quantises filters and biases that an INT8 graph has kept float."""
 
 
 class OnnxRuntimeRunner:
@@ -37,8 +37,7 @@ class OnnxRuntimeRunner:
             model: a file, or a serialised ModelProto.
             threads: inside an operator; operators run one after the other.
             spinning: idle threads burn their core between operators: faster alone, slower beside other work.
-            exact: compute an INT8 graph as it is written, on any CPU: TensorRT's dialect with its float bias, and
-                integer convolutions without the 16-bit sums that saturate on CPUs without VNNI (slower there).
+            exact: integer convolutions without the 16-bit sums that saturate on CPUs without VNNI (slower there).
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
@@ -50,7 +49,7 @@ class OnnxRuntimeRunner:
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         if exact:
             options.add_session_config_entry("session.x64quantprecision", "1")
-        self._session = _session(model, options, _INEXACT if exact else ())
+        self._session = _session(model, options)
         self.inputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_inputs()]
         self.outputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_outputs()]
 
@@ -105,7 +104,7 @@ def _session(model: Path | bytes, options: ort.SessionOptions, disabled: Sequenc
     source = str(model) if isinstance(model, Path) else model
     try:
         return ort.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_INEXACT)
         )
     except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
         named = model if isinstance(model, Path) else "The graph"
