@@ -100,7 +100,7 @@ def _count_nodes(path: Path) -> dict[str, int]:
     return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
 
 
-def _session(model: Path | bytes, options: ort.SessionOptions, disabled: Sequence[str] = ()) -> ort.InferenceSession:
+def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
     source = str(model) if isinstance(model, Path) else model
     try:
         return ort.InferenceSession(
