@@ -29,6 +29,7 @@ _SAME_SCALE = frozenset(("Resize", "MaxPool", "Concat"))
 """Operators that only move or pick values: what goes in and out shares one scale."""
 _SMALLEST_HALF = float(np.finfo(np.float16).smallest_subnormal)
 _BIAS_MAX = 2**30
+_GUESSED = Limits(1.0, 0.0, 1.0)
 
 
 _LAST = "the last classifier: its small differences decide the labels"
@@ -231,6 +232,9 @@ def quantise(
         first = next(iter(chosen.declined.items()), ("the graph", "it has no convolution"))
         raise PrecisionError(f"No convolution can be INT8 ({first[0]}: {first[1]}). Quantise less, or build --fp16.")
     edges = (tensorrt_edges if dialect == "tensorrt" else cpu_edges)(model, chosen.nodes)
+    if dialect == "cpu":
+        # The chain goes on in integers behind a tensor that was always 0; what it might be elsewhere is a guess.
+        known = {name: found if found.magnitude > 0 else _GUESSED for name, found in known.items()}
     # A tensor that is always 0 gives no scale, and one beyond FP16 would not come back from its integers.
     edges = {
         name: left
@@ -332,8 +336,8 @@ class _Writer:
         else:
             scale = float(np.float32((limits.high - limits.low) / UINT8_LEVELS))
             zero = np.array(min(max(round(-limits.low / scale), 0), UINT8_LEVELS), np.uint8)
-        ends = [self._constant(f"{name}/scale", np.array(scale, np.float32)), self._constant(f"{name}/zero", zero)]
         q, dq = f"{name}/quantised", f"{name}/dequantised"
+        ends = [self._constant(f"{q}/scale", np.array(scale, np.float32)), self._constant(f"{q}/zero", zero)]
         result.append(helper.make_node("QuantizeLinear", [name, *ends], [q], f"{name}/QuantizeLinear"))
         result.append(helper.make_node("DequantizeLinear", [q, *ends], [dq], f"{name}/DequantizeLinear"))
         return scale

@@ -308,13 +308,13 @@ def _resumed(path: Path, key: str, names: tuple[str, ...]) -> tuple[dict[str, Hi
 
     histograms = {name: Histogram() for name in names}
     try:
-        with np.load(path, allow_pickle=False) as state:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as state:
             if str(state["key"]) != key:
                 return histograms, 0
             for i, histogram in enumerate(histograms.values()):
                 histogram.counts[state[f"bins{i}"]] = state[f"counts{i}"]
                 histogram.low, histogram.high = (float(end) for end in state[f"ends{i}"])
             return histograms, int(state["done"])
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile):
         # Absent, or left by something else: it costs time to begin again, and nothing else.
         return {name: Histogram() for name in names}, 0

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 _ERRORS_ONLY = 3
 _INEXACT = ("WeightBiasQuantization",)
-"""Optimisers that change results: this one rounds the float bias of TensorRT's dialect to int32."""
+"""Optimisers that change results: this one quantises filters and biases that an INT8 graph has kept float."""
 
 
 class OnnxRuntimeRunner:
@@ -53,8 +53,7 @@ class OnnxRuntimeRunner:
             spinning: idle threads burn their core between operators: faster alone, slower beside other work.
             arena: keep a run's memory for the next run, instead of asking the system for it again.
             optimised: False runs the graph node by node as it stands.
-            exact: compute an INT8 graph as it is written, on any CPU: TensorRT's dialect with its float bias, and
-                integer convolutions without the 16-bit sums that saturate on CPUs without VNNI (slower there).
+            exact: integer convolutions without the 16-bit sums that saturate on CPUs without VNNI (slower there).
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
@@ -69,7 +68,7 @@ class OnnxRuntimeRunner:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if exact:
             options.add_session_config_entry("session.x64quantprecision", "1")
-        self._session = _session(model, options, _INEXACT if exact else ())
+        self._session = _session(model, options)
         self.inputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_inputs()]
         self.outputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_outputs()]
 
@@ -120,11 +119,11 @@ def _count_nodes(path: Path) -> dict[str, int]:
     return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
 
 
-def _session(model: Path | bytes, options: ort.SessionOptions, disabled: Sequence[str] = ()) -> ort.InferenceSession:
+def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
     source = str(model) if isinstance(model, Path) else model
     try:
         return ort.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_INEXACT)
         )
     except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
         named = model if isinstance(model, Path) else "The graph"
