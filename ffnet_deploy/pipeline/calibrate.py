@@ -267,7 +267,10 @@ def _observe(
     pieces = cut(model, names, options.budget)
     threads = runtimes.default_threads()
     # Between two pieces their tensors are counted: threads that spin meanwhile would take a core from that.
-    runners = [OnnxRuntimeRunner(p.model.SerializeToString(), threads=threads, spinning=False) for p in pieces]
+    runners = [
+        OnnxRuntimeRunner(piece.model.SerializeToString(), threads=threads, spinning=False, arena=False)
+        for piece in pieces
+    ]
     saved = time.monotonic()
     progress("calibrating", done, len(images.names))
     for seen, feed in batches(images, graph.shape[0], done):
