@@ -39,14 +39,15 @@ FP16 = Tolerance(
 """A sanity check on random and trained weights alike: an overflow is far beyond it, rounding far within."""
 
 INT8 = Tolerance(
-    max_difference=2.5,
+    max_difference=4.0,
     mean_difference=0.25,
-    equal=0.85,
+    equal=0.5,
     missed="The INT8 graph does not compute what the FP32 graph does",
     remedy="Calibrate on more images or by another --method, or keep layers with --keep-fp16 PATTERN.",
 )
-"""A sanity check, some four times what the plainest quantiser (ONNX Runtime's, symmetric, by maximum) did to trained
-demo weights and to random ones: at most 0.52, 0.065 and 6.3 % other labels. Good enough or not is for eval to say."""
+"""A sanity check: a wrong scale is far beyond it. The plainest quantiser (ONNX Runtime's, symmetric, by maximum) reached
+0.52, 0.065 and 6.3 % other labels on trained demo weights and six random ones; labels of random weights hang on little.
+Good enough or not is for eval to say."""
 
 TOLERANCES = {"fp32": Tolerance(), "fp16": FP16, "int8": INT8}
 """By a rung's precision."""
