@@ -45,8 +45,8 @@ INT8 = Tolerance(
     missed="The INT8 graph does not compute what the FP32 graph does",
     remedy="Calibrate on more images or by another --method, or keep layers with --keep-fp16 PATTERN.",
 )
-"""A sanity check: a wrong scale is far beyond it. The plainest quantiser (ONNX Runtime's, symmetric, by maximum) reached
-0.52, 0.065 and 6.3 % other labels on trained demo weights and six random ones; labels of random weights hang on little.
+"""A sanity check: a wrong scale is far beyond it. The plainest quantiser (ONNX Runtime's, symmetric, by maximum)
+reached 0.52, 0.065 and 6.3 % other labels on trained demo weights and six random ones, whose labels hang on little.
 Good enough or not is for eval to say."""
 
 TOLERANCES = {"fp32": Tolerance(), "fp16": FP16, "int8": INT8}
