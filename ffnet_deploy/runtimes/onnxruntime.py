@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,7 +32,7 @@ class OnnxRuntimeRunner:
     """Runs a graph with ONNX Runtime on the CPU."""
 
     def __init__(
-        self, model: Path | bytes, *, threads: int, spinning: bool = True, exact: bool = False, arena: bool = True
+        self, model: Path | bytes, *, threads: int, spinning: bool = True, exact: bool = False, shared: bool = False
     ) -> None:
         """Load a graph.
 
@@ -40,7 +41,8 @@ class OnnxRuntimeRunner:
             threads: inside an operator; operators run one after the other.
             spinning: idle threads burn their core between operators: faster alone, slower beside other work.
             exact: integer convolutions without the 16-bit sums that saturate on CPUs without VNNI (slower there).
-            arena: keep freed memory for the next run: faster, and many sessions together keep a lot.
+            shared: take memory from one arena of the process, not from one of its own: for many sessions in turn,
+                which would each keep what their largest run took.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
@@ -50,8 +52,9 @@ class OnnxRuntimeRunner:
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-        options.enable_cpu_mem_arena = arena
-        options.enable_mem_pattern = arena
+        if shared:
+            _share_an_arena()
+            options.add_session_config_entry("session.use_env_allocators", "1")
         if exact:
             options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = _session(model, options)
@@ -103,6 +106,13 @@ def _count_nodes(path: Path) -> dict[str, int]:
     import onnx  # only building needs it
 
     return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
+
+
+@cache
+def _share_an_arena() -> None:
+    """Once for the process, and only sessions that ask for it use it."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
