@@ -268,7 +268,7 @@ def _observe(
     threads = runtimes.default_threads()
     # Between two pieces their tensors are counted: threads that spin meanwhile would take a core from that.
     runners = [
-        OnnxRuntimeRunner(piece.model.SerializeToString(), threads=threads, spinning=False, arena=False)
+        OnnxRuntimeRunner(piece.model.SerializeToString(), threads=threads, spinning=False, shared=True)
         for piece in pieces
     ]
     saved = time.monotonic()

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -44,6 +45,7 @@ class OnnxRuntimeRunner:
         arena: bool = True,
         optimised: bool = True,
         exact: bool = False,
+        shared: bool = False,
     ) -> None:
         """Load a graph.
 
@@ -55,6 +57,8 @@ class OnnxRuntimeRunner:
                 sessions together keep a lot.
             optimised: False runs the graph node by node as it stands.
             exact: integer convolutions without the 16-bit sums that saturate on CPUs without VNNI (slower there).
+            shared: take memory from one arena of the process, not from one of its own: for many sessions in turn,
+                which would each keep what their largest run took.
 
         Raises:
             EngineError: ONNX Runtime refuses the graph.
@@ -67,7 +71,9 @@ class OnnxRuntimeRunner:
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         if not optimised:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_mem_pattern = arena
+        if shared:
+            _share_an_arena()
+            options.add_session_config_entry("session.use_env_allocators", "1")
         if exact:
             options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = _session(model, options)
@@ -119,6 +125,13 @@ def _count_nodes(path: Path) -> dict[str, int]:
     import onnx  # only building needs it
 
     return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
+
+
+@cache
+def _share_an_arena() -> None:
+    """Once for the process, and only sessions that ask for it use it."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
 def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceSession:
