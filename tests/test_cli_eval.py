@@ -445,3 +445,9 @@ def test_a_set_in_which_no_pixel_counts(run: Cli, built: Path, tmp_path: Path) -
     result = run("eval", "cityscapes", "--root", tmp_path, "--workspace", built)
     assert result.code == 3
     assert "No pixel of" in result.err
+
+
+def test_a_runtime_named_means_those_of_its_rungs_that_can_be_scored(run: Cli, whole: Path, streets: Path) -> None:
+    values = scored(run, whole, streets, "--only", "onnxruntime", "--align-corners", "true", "--limit", "1")
+    assert [rung["rung"] for rung in values["rungs"]] == ["pytorch fp32", "onnxruntime fp32"]
+    assert len(values["skipped"]) == 2

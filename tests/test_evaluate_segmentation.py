@@ -15,6 +15,7 @@ import torch
 from fakes import FakeRunner
 from PIL import Image
 
+from ffnet_deploy.artifacts import replacing
 from ffnet_deploy.data.cityscapes import CLASSES, CityscapesSplit, Sample, find_split
 from ffnet_deploy.data.images import blur_and_halve, normalise
 from ffnet_deploy.data.scenes import write_cityscapes
@@ -632,3 +633,13 @@ def test_a_sample_is_stamped_by_both_of_its_files(drawn: CityscapesSplit, tmp_pa
         path.write_bytes(path.read_bytes() + b"\0")
         assert sample.stamp() != before
         before = sample.stamp()
+
+
+def test_a_map_that_another_evaluation_writes_is_left_to_it(tmp_path: Path) -> None:
+    maps = LabelMaps(tmp_path, {"weights": "a"}, SIZE)
+    labels = np.zeros(SIZE, np.uint8)
+    path = maps._path("city/name", "a" * 64)
+    with replacing(path) as part:
+        maps.save("city/name", "a" * 64, labels)
+        part.write_bytes(b"theirs")
+    assert path.read_bytes() == b"theirs"

@@ -93,8 +93,9 @@ def eval_cityscapes(
 ) -> None:
     """Score the reference and every rung that can run here on Cityscapes val."""
     from ffnet_deploy import pipeline
+    from ffnet_deploy.evaluate.results import SCHEMA
 
-    with json_errors(json_file, "eval cityscapes"):
+    with json_errors(json_file, "eval cityscapes", SCHEMA):
         if not root:
             raise UsageError("No data set was named. Use --root DIR, or set CITYSCAPES_DATASET.")
         options = pipeline.EvalOptions(
@@ -140,8 +141,9 @@ def eval_imagenet(
 ) -> None:
     """Top-1 and top-5 of the reference and of every rung that can run here on ImageNet val."""
     from ffnet_deploy import pipeline
+    from ffnet_deploy.evaluate.results import SCHEMA
 
-    with json_errors(json_file, "eval imagenet"):
+    with json_errors(json_file, "eval imagenet", SCHEMA):
         if not root:
             raise UsageError("No data set was named. Use --root DIR, or set IMAGENET_DATASET.")
         options = pipeline.EvalOptions(
@@ -170,9 +172,10 @@ def eval_merge(
 ) -> None:
     """Put the shards of one evaluation together: exactly what the whole set gives."""
     from ffnet_deploy import pipeline
+    from ffnet_deploy.evaluate.results import SCHEMA
     from ffnet_deploy.report import accuracy
 
-    with json_errors(json_file, "eval merge"):
+    with json_errors(json_file, "eval merge", SCHEMA):
         result = pipeline.merge(files, max_drop)
         deliver(json_file, result.to_json(), accuracy.evaluation(result))
         failure = result.failure

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffnet_deploy.artifacts import SCHEMA, Workspace
 from ffnet_deploy.artifacts import write_json as write_file
-from ffnet_deploy.errors import FFNetDeployError, UsageError
+from ffnet_deploy.errors import ArtifactError, FFNetDeployError, UsageError
 
 if TYPE_CHECKING:
     from ffnet_deploy.pipeline import Progress
@@ -61,7 +61,10 @@ def _write_json(target: str, value: dict[str, Any]) -> None:
     path = Path(target)
     if path.exists() and not path.is_file():
         # A pipe or a device is written to, never replaced.
-        path.write_text(json.dumps(value) + "\n", "utf-8")
+        try:
+            path.write_text(json.dumps(value) + "\n", "utf-8")
+        except OSError as error:
+            raise ArtifactError(f"{path} cannot be written ({error.strerror}). Name another place.") from error
     else:
         write_file(path.resolve(), value)
 

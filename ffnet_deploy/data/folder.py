@@ -66,7 +66,7 @@ def _files(folder: Path) -> Iterator[Path]:
         ) from error
 
     for where, _, files in os.walk(folder, onerror=refuse):
-        yield from (Path(where, name) for name in files if name.lower().endswith(SUFFIXES))
+        yield from (Path(where, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith("."))
 
 
 def find_all(folder: Path) -> list[Path]:

@@ -28,7 +28,7 @@ class ImageAnswer:
 
     name: str
     sha256: str
-    """Of the image's bytes."""
+    """Of the image's name, truth and bytes."""
     stamp: str
     """Of its source, to see whether it has changed."""
     truth: tuple[int, ...]
@@ -109,13 +109,24 @@ def answer(job: TopJob, samples: Sequence[ImageSample]) -> list[ImageAnswer]:
     return [
         ImageAnswer(
             name=sample.name,
-            sha256=hashlib.sha256(one).hexdigest(),
+            sha256=_sha256(sample, one),
             stamp=sample.source.stamp(),
-            truth=(sample.label,) if sample.real is None else sample.real,
+            truth=truth_of(sample),
             best=best[:, k],
         )
         for k, (sample, one) in enumerate(zip(samples, data, strict=True))
     ]
+
+
+def truth_of(sample: ImageSample) -> tuple[int, ...]:
+    """Classes that count as right."""
+    return (sample.label,) if sample.real is None else sample.real
+
+
+def _sha256(sample: ImageSample, data: bytes) -> str:
+    digest = hashlib.sha256(f"{sample.name} {truth_of(sample)} ".encode())
+    digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()
 
 
 def _best(job: TopJob, rung: Opened, images: Sequence[np.ndarray], image: np.ndarray) -> np.ndarray:

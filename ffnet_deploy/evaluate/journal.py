@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
+from io import BufferedRandom
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -40,6 +42,36 @@ def _values(line: bytes) -> dict[str, Any]:
     return values
 
 
+def locked(path: Path) -> BufferedRandom:
+    """Open a file to append to and read, and lock it against other processes.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be opened.
+    """
+    while True:
+        file = path.open("ab+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between the two calls its owner may have deleted it: then nobody would find what is written.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except OSError:
+            file.close()
+            raise
+        file.close()
+
+
+def forget(path: Path) -> None:
+    """Delete a journal whose results have been delivered, unless another run has taken it up meanwhile."""
+    try:
+        with locked(path):
+            path.unlink(missing_ok=True)
+    except OSError:
+        # Someone goes on with it, or the folder is gone: the lines do no harm.
+        return
+
+
 class Journal(Generic[R]):
     """A file of results, named after all that they depend on; a context manager that holds it against other runs.
 
@@ -70,10 +102,8 @@ class Journal(Generic[R]):
         self.path = folder / f"{hash_json(key)[:16]}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab+")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = locked(self.path)
         except BlockingIOError as error:
-            self._file.close()
             raise ArtifactError(
                 "The same evaluation runs in another process. Wait for it, then run this again."
             ) from error

@@ -99,17 +99,25 @@ def ordered(work: Callable[[T], R], items: Sequence[T], lanes: int) -> Iterator[
 
     When one fails, or the caller stops, those in work are finished and no other is begun.
     """
-    failed = Event()
+    stopped = Event()
+    failures: list[BaseException] = []
 
     def attempt(item: T) -> R:
-        # Items are begun in their order: after a failure only later ones are left, and nobody takes their results.
-        if failed.is_set():
+        if stopped.is_set():
             raise CancelledError
         try:
             return work(item)
-        except BaseException:
-            failed.set()
+        except BaseException as error:
+            failures.append(error)
+            stopped.set()
             raise
+
+    def result_of(future: Future[R]) -> R:
+        try:
+            return future.result()
+        except CancelledError:
+            # An item that was taken before the failing one, but begun after it.
+            raise failures[0] from None
 
     with ThreadPoolExecutor(lanes, thread_name_prefix="evaluate") as pool:
         waiting: deque[Future[R]] = deque()
@@ -117,9 +125,9 @@ def ordered(work: Callable[[T], R], items: Sequence[T], lanes: int) -> Iterator[
             for item in items:
                 waiting.append(pool.submit(attempt, item))
                 if len(waiting) >= 2 * lanes:
-                    yield waiting.popleft().result()
+                    yield result_of(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield result_of(waiting.popleft())
         finally:
-            failed.set()
+            stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)

@@ -97,6 +97,8 @@ class Results:
     skipped: tuple[tuple[str, str], ...]
     """(rung, reason)."""
     marks: tuple[str, ...]
+    tools: Mapping[str, str]
+    """Versions of what the results depend on."""
 
     def scores(self) -> Sequence[AnyScore]:
         """Of every entry."""
@@ -127,6 +129,7 @@ class Results:
             "set": {**asdict(self.part), "images": len(self.images), "sha256": self.sha256()},
             "protocol": dict(self.protocol),
             "marks": list(self.marks),
+            "tools": dict(self.tools),
             "rungs": [asdict(entry) for entry in self.entries],
             "skipped": [{"rung": rung, "reason": reason} for rung, reason in self.skipped],
             "images": [image.to_json() for image in self.images],
@@ -155,6 +158,7 @@ class Results:
             images=[parse(image) for image in values["images"]],
             skipped=tuple((item["rung"], item["reason"]) for item in values["skipped"]),
             marks=tuple(values["marks"]),
+            tools=values["tools"],
         )
 
 

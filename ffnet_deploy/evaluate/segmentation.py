@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ffnet_deploy import metrics
-from ffnet_deploy.artifacts import hash_json, replacing, write_json
+from ffnet_deploy.artifacts import hash_json, replacing, tool_versions, write_json
 from ffnet_deploy.data import cityscapes
 from ffnet_deploy.data.images import halve, normalise
 from ffnet_deploy.errors import ArtifactError, EngineError
@@ -124,6 +124,21 @@ class Score:
         """Percent of pixels with the reference's label."""
         return 100 * self.equal / self.pixels
 
+    @property
+    def miou_categories(self) -> float:
+        """Percent: the mean IoU over the categories that occur."""
+        return _mean(self.categories().values())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Percent of counted pixels with the right class."""
+        return 100 * metrics.pixel_accuracy(self.matrix)
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """Percent: the mean share of right pixels over the classes of the truth."""
+        return 100 * metrics.mean_class_accuracy(self.matrix)
+
     def categories(self) -> dict[str, float]:
         """IoU by category, percent; NaN for one that does not occur."""
         ious = metrics.iou(metrics.grouped(self.matrix, list(cityscapes.CATEGORIES.values())))
@@ -137,9 +152,9 @@ class Score:
         """Plain JSON values, percent; what does not occur is null."""
         return {
             "miou": _finite(self.miou),
-            "miou_categories": _finite(_mean(self.categories().values())),
-            "pixel_accuracy": _finite(100 * metrics.pixel_accuracy(self.matrix)),
-            "mean_class_accuracy": _finite(100 * metrics.mean_class_accuracy(self.matrix)),
+            "miou_categories": _finite(self.miou_categories),
+            "pixel_accuracy": _finite(self.pixel_accuracy),
+            "mean_class_accuracy": _finite(self.mean_class_accuracy),
             "agreement": self.agreement,
             "drop_interval": asdict(self.drop) if self.drop else None,
             "iou": {name: _finite(value) for name, value in self.classes().items()},
@@ -186,6 +201,14 @@ def _few(by_image: np.ndarray) -> tuple[str, ...]:
     return tuple(name for name, marked in zip(cityscapes.CLASSES, scarce, strict=True) if marked)
 
 
+MAPS_VERSION = 1
+"""Of how an image becomes a label map here, the network aside; label maps of another version are computed again."""
+
+
+def _made_by() -> dict[str, Any]:
+    return {"torch": torch.__version__, "maps": MAPS_VERSION, **tool_versions("numpy", "pillow")}
+
+
 class LabelMaps:
     """The reference's label maps on disk, so that a later evaluation need not compute them again.
 
@@ -216,8 +239,13 @@ class LabelMaps:
         return labels if fits else None
 
     def save(self, name: str, sha256: str, labels: np.ndarray) -> None:
-        with replacing(self._path(name, sha256)) as part:
-            Image.fromarray(labels).save(part, format="PNG", compress_level=1)
+        try:
+            with replacing(self._path(name, sha256)) as part:
+                Image.fromarray(labels).save(part, format="PNG", compress_level=1)
+        except ArtifactError as error:
+            # Another evaluation of the same writes the same map at this moment: one of them is enough.
+            if not isinstance(error.__cause__, BlockingIOError):
+                raise
 
     def _path(self, name: str, sha256: str) -> Path:
         return self._folder / f"{name}.{sha256[:16]}.png"
@@ -246,7 +274,7 @@ class Reference:
         self.name = name
         self._opener = opener
         self._maps = [
-            LabelMaps(folder, {"model": dict(model), "protocol": part, "torch": torch.__version__}, protocol.size)
+            LabelMaps(folder, {"model": dict(model), "protocol": part, "made by": _made_by()}, protocol.size)
             for part in (
                 {"size": protocol.size, "downsample": protocol.downsample, "align_corners": align}
                 for align in protocol.align_corners

@@ -76,8 +76,10 @@ class Evaluation:
 
     def delivered(self) -> None:
         """Forget the journal."""
+        from ffnet_deploy.evaluate.journal import forget
+
         if self.journal:
-            self.journal.unlink(missing_ok=True)
+            forget(self.journal)
 
     def drop(self, i: int) -> float:
         """Points that entry ``i`` is below the reference."""
@@ -178,16 +180,16 @@ def evaluate_imagenet(
         job = classification.TopJob(opened, graph.shape[0], story.watch)
         entries = tuple(story.entry(rung, None) for rung in (rungs.reference, *rungs.running))
         part, samples = _part(found, options)
-        stamps = {sample.name: sample.source.stamp() for sample in samples} if options.resume else {}
+        known = {s.name: (s.source.stamp(), classification.truth_of(s)) for s in samples} if options.resume else {}
         protocol = {
             "resize": 256, "crop": 224, "filter": "bilinear (PIL)",
-            "labels": "ReaL" if options.real_labels else "ILSVRC2012",
+            "labels": f"ReaL {artifacts.sha256_of(options.real_labels)}" if options.real_labels else "ILSVRC2012",
         }  # fmt: skip
         results = story.results(
             "eval imagenet", part, protocol, entries, samples,
             work=lambda some: classification.answer(job, some),
             parse=classification.ImageAnswer.from_json,
-            current=lambda line: line.stamp == stamps.get(line.name),
+            current=lambda line: (line.stamp, line.truth) == known.get(line.name),
             partial=_PartialTop1(),
         )  # fmt: skip
     scores = results.scores()
@@ -257,6 +259,7 @@ class _Story:
 
         record = self._graph.record
         sources = {"graph": record.sha256, "weights": record.sources["weights"]["sha256"]}
+        tools = artifacts.tool_versions(*_TOOLS)
         key = {
             "command": command,
             "sources": sources,
@@ -266,7 +269,7 @@ class _Story:
             # What was taken over from a run that wrote no predictions would be missing among them, or older than it.
             "predictions": str(self._options.predictions.resolve()) if self._options.predictions else None,
             "entries": [asdict(entry) for entry in entries],
-            "tools": artifacts.tool_versions(*_TOOLS),
+            "tools": tools,
         }
         started = time.monotonic()
         with Journal(
@@ -299,6 +302,7 @@ class _Story:
             images=images,
             skipped=tuple((s.rung.name, s.reason) for s in self._rungs.skipped),
             marks=tuple(record.marks),
+            tools=tools,
         )
 
     def run(self) -> dict[str, Any]:
@@ -428,8 +432,10 @@ def _comparable(rungs: Ladder, graph: Graph, protocol: Protocol, only: Sequence[
             skipped.append(Skipped(rung, f"it up-samples with align_corners {inside} inside"))
         else:
             running.append(rung)
-    if only and len(skipped) > len(rungs.skipped):
-        raise MissingDependencyError(f"{skipped[-1]}. Leave it out.")
+    named = [item for item in skipped[len(rungs.skipped) :] if item.rung.name in only]
+    if named:
+        # Asked for by its name and not to be had: as for a rung whose device is missing.
+        raise MissingDependencyError(f"{named[0]}. Leave --only {named[0].rung.name!r} out.")
     return Ladder(rungs.reference, tuple(running), tuple(skipped), rungs.reference_alone)
 
 

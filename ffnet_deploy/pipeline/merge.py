@@ -67,7 +67,10 @@ def _read(path: Path) -> Results:
     from ffnet_deploy.evaluate.results import Results
 
     try:
-        return Results.from_json(json.loads(path.read_text("utf-8")))
+        values = json.loads(path.read_text("utf-8"))
+        if isinstance(values, dict) and values.get("error") and "images" not in values:
+            raise DataError(f"{path} is of a shard that failed: {values['error']['message']}")
+        return Results.from_json(values)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}). Name JSON results of eval.") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -79,7 +82,7 @@ def _read(path: Path) -> Results:
 
 def _difference(a: Results, b: Results) -> str | None:
     """What keeps two shards from being of one evaluation; None if nothing does."""
-    for what in ("command", "model", "sources", "protocol", "marks"):
+    for what in ("command", "model", "sources", "protocol", "marks", "tools"):
         if getattr(a, what) != getattr(b, what):
             return f"{what} {getattr(b, what)!r} and {getattr(a, what)!r}"
     if (b.part.shard or (0, 0))[1] != (a.part.shard or (0, 0))[1]:

@@ -29,7 +29,7 @@ def _protocol(results: Results) -> str:
     if results.command == "eval imagenet":
         return (
             f"short side resized to {protocol['resize']} (bilinear, PIL), centre crop {protocol['crop']}, "
-            f"{protocol['labels']} labels, all images alike"
+            f"{protocol['labels'].split()[0]} labels, all images alike"
         )
     height, width = protocol["size"]
     inside = {
@@ -57,9 +57,9 @@ def _segmentation(result: Evaluation) -> str:
             None if score.drop is None else result.drop(i),
             f"{score.drop.low:+.2f} to {score.drop.high:+.2f}" if score.drop else None,
             f"{score.agreement:.3f} %",
-            _percent(score, "pixel_accuracy"),
-            _percent(score, "mean_class_accuracy"),
-            _percent(score, "miou_categories"),
+            score.pixel_accuracy,
+            score.mean_class_accuracy,
+            score.miou_categories,
         )
         for i, (name, score) in enumerate(zip(names, scores, strict=True))
     ]
@@ -78,11 +78,6 @@ def _segmentation(result: Evaluation) -> str:
 
 def _scores(result: Evaluation) -> Sequence[Score]:
     return cast("Sequence[Score]", result.scores)
-
-
-def _percent(score: Score, key: str) -> float | None:
-    value: float | None = score.to_json()[key]
-    return value
 
 
 def _names(entries: Sequence[Entry]) -> list[str]:

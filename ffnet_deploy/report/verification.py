@@ -55,5 +55,5 @@ def _layers(item: Layers) -> str:
     ]
     jump = f"the error first jumps at {inside.jump.node}" if inside.jump else "the error jumps nowhere"
     gone = f"; {len(inside.without)} tensors are not in this graph" if inside.without else ""
-    title = f"{item.rung.name}: {len(inside.layers)} inner tensors against PyTorch's on the first image{gone}; {jump}"
+    title = f"{item.rung.name}: {len(inside.layers)} inner tensors against PyTorch's on the first images{gone}; {jump}"
     return f"{title}\n{table(('the worst', 'largest', 'mean', 'signal to noise'), rows)}"
