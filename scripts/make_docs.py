@@ -99,30 +99,55 @@ def export_zoo() -> str:
 
 
 def build_zoo() -> str:
-    """What ``make build-zoo`` measured: size, time and precision of each engine."""
+    """What ``make build-zoo`` measured: size, time and precision of each engine; INT8 where it was built."""
     kept = _measured("build_zoo.json")
-    rows: list[tuple[object, ...]] = []
-    for name, m in kept["models"].items():
-        if not m["ok"]:
-            rows.append((name, m["error"], None, None, None, None, None))
-            continue
-        fp32, fp16 = m["fp32"], m["fp16"]
-        share = ", ".join(f"{100 * part:.4g} % {kind}" for kind, part in fp16["share"].items())
-        rows.append(
-            (
-                name,
-                report.megabytes(fp32["bytes"]),
-                report.megabytes(fp16["bytes"]),
-                f"{fp16['bytes'] / fp32['bytes']:.3f}",
-                f"{fp32['seconds']:.1f} + {fp16['seconds']:.1f} s",
-                share,
-                f"{100 * m['emulated']['equal']:.3f} %",
-            )
-        )
-    good = sum(m["ok"] for m in kept["models"].values())
+    models = kept["models"]
+    rows = [_zoo_row(name, m) for name, m in models.items()]
+    built = {p: [m[p] for m in models.values() if p in m] for p in ("fp32", "fp16", "int8")}
+    counts = ", ".join(f"{len(engines)} in {p.upper()}" for p, engines in built.items())
+    failed = [name for name, m in models.items() if not m["ok"]]
+    ratio = max(m["fp16"]["bytes"] / m["fp32"]["bytes"] for m in models.values() if "fp16" in m)
     tools = ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
-    headers = ("model", "FP32", "FP16", "ratio", "built in", "found in FP16", "equal labels")
-    return f"{good} of {len(rows)} build in FP32 and FP16 ({tools}).\n\n{_fenced(report.table(headers, rows))}"
+    text = (
+        f"Of {len(rows)} models {counts} ({tools}); {len(failed)} failed. "
+        f"The largest FP16 engine has {ratio:.3f} of its FP32 engine's size."
+    )
+    if built["int8"]:
+        lowest = min(engine["share"].get("int8", 0.0) for engine in built["int8"])
+        text += f" The least INT8 found is {100 * lowest:.2f} % of the multiply-accumulates."
+    headers = ("model", "FP32", "FP16", "ratio", "found", "equal", "INT8", "ratio", "found", "equal")
+    return f"{text}\n\n{_fenced(report.table(headers, rows))}"
+
+
+def _zoo_row(name: str, m: dict[str, Any]) -> tuple[object, ...]:
+    if not m["ok"]:
+        return (name, m["error"], *[None] * 8)
+    row: list[object] = [name, report.megabytes(m["fp32"]["bytes"])]
+    for precision in ("fp16", "int8"):
+        engine = m.get(precision)
+        if engine is None:
+            row += [None] * 4
+            continue
+        emulated = m["emulated"] if precision == "fp16" else engine["emulated"]
+        row += [
+            report.megabytes(engine["bytes"]),
+            f"{engine['bytes'] / m['fp32']['bytes']:.3f}",
+            f"{100 * engine['share'].get(precision, 0.0):.4g} %",
+            f"{100 * emulated['equal']:.2f} %",
+        ]
+    return tuple(row)
+
+
+def calibration() -> str:
+    """What ``make bench-calibration`` measured: memory by the number of images."""
+    kept = _measured("calibration.json")
+    rows = [
+        (*name.rsplit(":", 1), run["tensors"], f"{run['peak_mb']:.0f} MB", f"{run['seconds']:.0f} s")
+        for name, run in kept["runs"].items()
+    ]
+    tools = ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
+    headers = ("model, 1024x2048", "images", "tensors", "peak memory", "time")
+    return f"{kept['threads']} threads ({tools}).\n\n{_fenced(report.table(headers, rows))}"
 
 
 def cpu_latency() -> str:
@@ -174,6 +199,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "export-zoo": export_zoo,
     "build-zoo": build_zoo,
+    "calibration": calibration,
     "cpu-latency": cpu_latency,
 }
 
