@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -371,6 +371,21 @@ def test_from_host_image_to_host_labels_all_rungs_say_the_same(rung: Rung) -> No
         assert (str(found.dtype), found.shape) == ("uint8", (1, 64, 128))
         assert (found == maps[0]).mean() > 0.999
     assert len(np.unique(maps[0])) > 1
+
+
+def test_what_is_done_around_an_engine_keeps_to_its_threads(rung: Rung, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def noting(*arguments: object) -> np.ndarray:
+        seen.append(torch.get_num_threads())
+        return real(*arguments)
+
+    real: Callable[..., np.ndarray] = subjects._label_map
+    monkeypatch.setattr(subjects, "_label_map", noting)
+    images: list[Feeds] = [{"image": np.stack([draw_scene(64, 128, 5).image])}]
+    for threads in (3, 1):
+        Subject(rung, images, Job(END_TO_END, threads)).run(1)
+    assert seen == [3, 1]
 
 
 def test_from_host_image_to_the_class_of_a_classifier() -> None:
