@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from ffnet_deploy.data.images import normalise
 from ffnet_deploy.data.scenes import draw_scene
 from ffnet_deploy.errors import EngineError
 from ffnet_deploy.machine.load import Watch
-from ffnet_deploy.runtimes import REFERENCE, Ends, Rung, open_rung
+from ffnet_deploy.pipeline import BenchOptions
+from ffnet_deploy.pipeline.ladder import device_in_use, rung_json
+from ffnet_deploy.runtimes import EMULATED, REFERENCE, Ends, Rung, open_rung
 from ffnet_deploy.runtimes.base import Worker
 from ffnet_deploy.runtimes.onnxruntime import build
 from ffnet_deploy.runtimes.pytorch import PyTorchRunner, Style, labelled, normalised
@@ -269,6 +272,38 @@ def test_other_work_is_told_and_so_is_what_did_not_settle() -> None:
     (busy,) = of_machine(0.5, quiet)
     assert (busy.kind, busy.rung) == ("other-work", None)
     assert "50 %" in busy.text
+
+
+# --- where rungs run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("runtime", "asked", "found"),
+    [
+        ("onnxruntime", None, None),
+        ("onnxruntime", 1, None),
+        (EMULATED, 1, None),
+        (REFERENCE, None, None),
+        (REFERENCE, 1, 1),
+        # TensorRT has no CPU: it takes the first GPU.
+        ("tensorrt", None, 0),
+        ("tensorrt-rtx", None, 0),
+        ("tensorrt-rtx", 1, 1),
+    ],
+)
+def test_the_device_that_is_told_is_the_one_that_a_rung_runs_on(
+    runtime: str, asked: int | None, found: int | None
+) -> None:
+    from ffnet_deploy.pipeline.bench import _entries
+    from ffnet_deploy.pipeline.current import Graph
+
+    rung = replace(RUNG, runtime=runtime)
+    assert rung_json(rung, asked)["device"] == ("cpu" if found is None else f"cuda:{found}")
+    assert device_in_use([RUNG, rung], asked) == found
+    graph = cast("Graph", SimpleNamespace(shape=SMALL_SHAPE))
+    first, second = _entries([RUNG, rung], graph, BenchOptions(device=asked), 1)
+    # What is asked of NVML is asked of that device too.
+    assert (first.job.device, second.job.device) == (None, found)
 
 
 # --- real ones ------------------------------------------------------------------------------------------------------
