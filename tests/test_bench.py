@@ -329,7 +329,7 @@ REFERENCE_RUNG = Rung(REFERENCE, "fp32", SMALL, SMALL_SHAPE)
 
 
 def test_a_real_benchmark_has_every_sample_of_every_rung_in_order(rung: Rung) -> None:
-    rungs = [REFERENCE_RUNG, replace(REFERENCE_RUNG, variant="channels-last"), rung]
+    rungs = [replace(REFERENCE_RUNG, variant="channels-last"), rung]
     found = bench([Entry(r, street_feeds(SMALL_SHAPE), JOB) for r in rungs], QUICK)
     assert [item.rung for item in found] == rungs
     for item in found:
@@ -352,7 +352,7 @@ def test_the_same_engine_twice_is_as_fast_as_itself_and_one_with_twice_the_work_
     larger = _engine(tmp_path_factory.mktemp("larger"), graph.SerializeToString())
     rungs = [rung, replace(rung, variant="again"), replace(rung, variant="larger", path=larger, shape=wide)]
     # Other work comes and goes: many short turns, which it disturbs alike.
-    plan = Plan(iters=120, min_seconds=0.0, rounds=60, warm_up_s=0.1, most_warm_up_s=0.5)
+    plan = Plan(iters=60, min_seconds=0.0, rounds=30, warm_up_s=0.1, most_warm_up_s=0.5)
     first, again, twice = bench([Entry(r, street_feeds(r.shape), JOB) for r in rungs], plan)
     same, other = speed_up(first.turns, again.turns), speed_up(first.turns, twice.turns)
     assert same
@@ -424,9 +424,7 @@ def test_what_is_done_around_an_engine_keeps_to_its_threads(rung: Rung, monkeypa
 
 
 def test_from_host_image_to_the_class_of_a_classifier() -> None:
-    from ffnet_deploy.zoo.specs import SPECS
-
-    name = next(n for n, s in SPECS.items() if s.task == "classification")
+    name = "classification_ffnet46NS_CBX_mobile"
     shape = (1, 3, 64, 64)
     image = np.stack([draw_scene(64, 64, 5).image])
     plain = Rung(REFERENCE, "fp32", name, shape)
