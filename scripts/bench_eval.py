@@ -36,8 +36,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "bench_eval.json"
 MODEL = "segmentation_ffnet46NS_CCC_mobile_pre_down"
 IMAGES = 8
-FEW, MANY = 4, 3 * IMAGES
-"""Images of the two evaluations whose memory is compared."""
+MORE = 3
+"""Times as many images has the set, and the evaluation whose memory is compared with that of half as many."""
 PRECISIONS = ("fp32", "int8")
 
 
@@ -120,23 +120,23 @@ class Ours:
         return machine.peak_bytes()
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, images: int) -> Path:
     """A set and a workspace with engines; returns the set's root."""
     root = folder / "cityscapes"
-    write_cityscapes(root, "val", {"benchville": MANY}, seed=3)
-    write_cityscapes(root, "train", {"trainville": IMAGES}, seed=3)
+    write_cityscapes(root, "val", {"benchville": MORE * images}, seed=3)
+    write_cityscapes(root, "train", {"trainville": images}, seed=3)
     workspace = Workspace(folder)
     demo = ROOT / "demo" / "weights" / "ffnet46NS_CCC_demo.pth"
     # The same network with the blur inside: trained weights give label maps like real ones, random ones give noise.
     weights: Path | str = demo if demo.exists() else pipeline.RANDOM
     pipeline.export(workspace, MODEL, pipeline.ExportOptions(weights=weights, offline=True))
-    pipeline.calibrate(workspace, MODEL, pipeline.CalibrateOptions(root, images=IMAGES))
+    pipeline.calibrate(workspace, MODEL, pipeline.CalibrateOptions(root))
     pipeline.build(workspace, MODEL, pipeline.BuildOptions(PRECISIONS, "onnxruntime"))
     pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=root, only=("onnxruntime",))).delivered()
     return root
 
 
-def measure(folder: Path, root: Path, rounds: int, threads: int, precision: str) -> dict[str, Any]:
+def measure(folder: Path, root: Path, images: int, rounds: int, threads: int, precision: str) -> dict[str, Any]:
     """Let the contenders take turns."""
     engine = Workspace(folder).engine(MODEL, precision, "onnxruntime")
     taken: dict[str, list[float]] = {"inference alone": [], "serial": [], "ours": []}
@@ -147,19 +147,19 @@ def measure(folder: Path, root: Path, rounds: int, threads: int, precision: str)
         ours = stack.enter_context(Worker("ours", Ours, folder, root, threads, f"onnxruntime {precision}"))
         for turn in range(rounds + 1):
             seconds = {
-                "inference alone": alone.call("seconds", IMAGES),
-                "serial": serial.call("seconds", IMAGES),
+                "inference alone": alone.call("seconds", images),
+                "serial": serial.call("seconds", images),
             }
-            run = ours.call("evaluate", IMAGES)
+            run = ours.call("evaluate", images)
             seconds["ours"] = run["seconds"]
             if turn == 0:
                 continue  # warm-up
             for name, value in seconds.items():
-                taken[name].append(value / IMAGES)
+                taken[name].append(value / images)
             for stage, value in run["stages_s"].items():
-                stages.setdefault(stage, []).append(value / IMAGES)
+                stages.setdefault(stage, []).append(value / images)
             print(
-                f"round {turn}: " + ", ".join(f"{n} {1000 * v / IMAGES:.0f} ms" for n, v in seconds.items()), flush=True
+                f"round {turn}: " + ", ".join(f"{n} {1000 * v / images:.0f} ms" for n, v in seconds.items()), flush=True
             )
     ratio = [o / a for o, a in zip(taken["ours"], taken["inference alone"], strict=True)]
     faster = [s / o for s, o in zip(taken["serial"], taken["ours"], strict=True)]
@@ -191,11 +191,11 @@ def limits(result: dict[str, Any]) -> list[dict[str, Any]]:
         result: what is measured, with the processor's flags; INT8's limit is one for CPUs with VNNI.
     """
     vnni = any("vnni" in flag for flag in result["environment"]["flags"])
-    few, many = (result["peak_bytes"][str(count)] for count in (FEW, MANY))
+    (few, few_peak), (many, many_peak) = result["peak_bytes"].items()
     most = (
         ("fp32: time over inference alone", 1.3, result["fp32"]["ours_over_inference_alone"]),
-        ("peak memory on top of the engine, GiB", 2.5, (max(few, many) - result["engine_bytes"]) / 2**30),
-        (f"peak memory of {MANY} images over that of {FEW}", 1.1, many / few),
+        ("peak memory on top of the engine, GiB", 2.5, (max(few_peak, many_peak) - result["engine_bytes"]) / 2**30),
+        (f"peak memory of {many} images over that of {few}", 1.1, many_peak / few_peak),
     )
     faster = result["int8"]["serial_over_ours"]
     return [
@@ -218,15 +218,16 @@ def main() -> None:
     """Measure, print, keep, and hold evaluation to its limits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=IMAGES, help="of a round; the set has three times as many")
     parser.add_argument("--output", type=Path, default=RESULTS, help="write there instead")
     arguments = parser.parse_args()
-    threads = runtimes.default_threads()
+    threads, images = runtimes.default_threads(), arguments.images
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        root = prepare(folder)
+        root = prepare(folder, images)
         result: dict[str, Any] = {
             "model": MODEL,
-            "images": IMAGES,
+            "images": images,
             "threads": threads,
             "other_work": other_work(),
             "environment": pipeline.environment(),
@@ -234,8 +235,8 @@ def main() -> None:
         }
         for precision in PRECISIONS:
             print(f"onnxruntime {precision}, {threads} threads", flush=True)
-            result[precision] = measure(folder, root, arguments.rounds, threads, precision)
-        result["peak_bytes"] = memory(folder, root, threads, (FEW, MANY))
+            result[precision] = measure(folder, root, images, arguments.rounds, threads, precision)
+        result["peak_bytes"] = memory(folder, root, threads, (max(1, images // 2), MORE * images))
     result["limits"] = limits(result)
     write_json(arguments.output, result)
     for limit in result["limits"]:

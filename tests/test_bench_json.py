@@ -90,7 +90,8 @@ class Results:
             asked: dict[str, tuple[str, ...]] = {
                 "profile": ("--profile", "--iters", "2"),
                 "cold": ("--mode", mode, "--iters", "1"),
-                "throughput": ("--mode", mode, "--iters", "5", "--concurrency", "2"),
+                # Two lanes take a run each, at least, in a turn.
+                "throughput": ("--mode", mode, "--iters", "10", "--concurrency", "2"),
             }
             args = asked.get(mode, ("--mode", mode, "--iters", "5"))
             space = self._with_ends() if mode == "end-to-end" else self._built
