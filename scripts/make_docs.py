@@ -153,9 +153,71 @@ def calibration() -> str:
 def cpu_latency() -> str:
     """What ``make bench-cpu`` measured: PyTorch, and ONNX Runtime with its settings."""
     kept = _measured("cpu_latency.json")
+    return _latencies(kept, "random weights", "over best PyTorch", "over_best_pytorch")
+
+
+def int8_cpu() -> str:
+    """What ``make bench-int8`` measured: INT8 against FP32, PyTorch and OpenVINO, and its limits."""
+    kept = _measured("int8_cpu.json")
+    rows = [
+        (
+            limit["against"],
+            f"{limit['at_least']:g}x",
+            f"{limit['found']:.2f}x",
+            "yes" if limit["met"] else "no" if limit["applies"] else "no, without VNNI not asked",
+        )
+        for limit in kept["limits"]
+    ]
+    asked = _fenced(report.table(("INT8 is faster than", "at least", "found", "met"), rows))
+    return f"{asked}\n\n{_latencies(kept, ', '.join(kept['marks']), 'time over INT8', 'over_int8')}"
+
+
+def bench_eval() -> str:
+    """What ``make bench-eval`` measured: evaluation against a serial loop and inference alone, and its memory."""
+    kept = _measured("bench_eval.json")
+    timed = {precision: kept[precision] for precision in ("fp32", "int8")}
+    rows: list[tuple[object, ...]] = [
+        (f"onnxruntime {precision}", *m["ms_per_image"].values(), f"{m['ours_over_inference_alone']:.2f}x",
+         f"{m['serial_over_ours']:.2f}x", len(m["rounds"]))
+        for precision, m in timed.items()
+    ]  # fmt: skip
+    contenders = next(iter(timed.values()))["ms_per_image"]
+    headers = ("rung", *contenders, "ours over inference alone", "serial over ours", "rounds")
+    stages = [
+        (stage, *(m["stages_ms_per_image"][stage] for m in timed.values()))
+        for stage in kept["fp32"]["stages_ms_per_image"]
+    ]
+    peaks = [(f"{count} images", report.megabytes(peak)) for count, peak in kept["peak_bytes"].items()]
+    held = [
+        (
+            m["what"],
+            f"{m['bound']} {m['limit']:g}",
+            f"{m['found']:.2f}",
+            "yes" if m["met"] else "no" if m["applies"] else "no, without VNNI not asked",
+        )
+        for m in kept["limits"]
+    ]
+    title = (
+        f"{kept['model']}, {kept['threads']} threads, ms an image of 1024x2048, {kept['images']} images a round. "
+        f"{_where(kept['environment'])} Other work took {100 * kept['other_work']:.0f} % of the processor before."
+    )
+    parts = [
+        title,
+        _fenced(report.table(headers, rows)),
+        "Stages of ours, which overlap, ms an image:",
+        _fenced(report.table(("stage", *timed), stages)),
+        "Peak memory of a whole evaluation, the reference's network included:",
+        _fenced(report.table(("evaluation", "peak"), peaks)),
+        _fenced(report.table(("what", "limit", "found", "met"), held)),
+    ]
+    return "\n\n".join(parts)
+
+
+def _latencies(kept: dict[str, Any], weights: str, header: str, ratio: str) -> str:
+    """A measurement in turns: where, every rung with one ratio and its interval, and its warnings."""
     rows = []
     for m in kept["rungs"]:
-        interval = m["over_best_pytorch_interval"]
+        interval = m[f"{ratio}_interval"]
         rows.append(
             (
                 m["rung"],
@@ -165,25 +227,31 @@ def cpu_latency() -> str:
                 m["p90_ms"],
                 m["p99_ms"],
                 f"{100 * m['coefficient_of_variation']:.1f} %",
-                f"{m['over_best_pytorch']:.2f}x",
+                f"{m[ratio]:.2f}x",
                 f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else None,
                 report.megabytes(m["peak_host_bytes"]),
             )
         )
-    headers = ("rung", "threads", "runs", "median", "p90", "p99", "CoV", "over best PyTorch", "95 %", "peak memory")
-    where = kept["environment"]
-    tools = ", ".join(f"{name} {version}" for name, version in where["tools"].items())
-    virtual = ", a virtual machine" if where["virtual"] else ""
-    flags = " ".join(where["flags"])
+    headers = ("rung", "threads", "runs", "median", "p90", "p99", "CoV", header, "95 %", "peak memory")
     height, width = kept["shape"][2:]
     title = (
-        f"{kept['model']}, random weights, batch 1 of {height}x{width}, mode compute, ms. "
-        f"{where['processor']}{virtual}, {where['cores']} cores, {flags}. {tools}. "
+        f"{kept['model']}, {weights}, batch 1 of {height}x{width}, mode compute, ms. {_where(kept['environment'])} "
         f"Best of PyTorch: {kept['best_pytorch']}."
     )
+    return f"{title}\n\n{_fenced(report.table(headers, rows))}{_warned(kept)}"
+
+
+def _where(environment: dict[str, Any]) -> str:
+    tools = ", ".join(f"{name} {version}" for name, version in environment["tools"].items())
+    virtual = ", a virtual machine" if environment["virtual"] else ""
+    return (
+        f"{environment['processor']}{virtual}, {environment['cores']} cores, {' '.join(environment['flags'])}. {tools}."
+    )
+
+
+def _warned(kept: dict[str, Any]) -> str:
     told = [f"- {w['rung'] or 'everything'}: {w['text']}" for w in kept["warnings"]]
-    warnings = "\n\nWarnings of this run:\n\n" + "\n".join(told) if told else ""
-    return f"{title}\n\n{_fenced(report.table(headers, rows))}{warnings}"
+    return "\n\nWarnings of this run:\n\n" + "\n".join(told) if told else ""
 
 
 def _measured(name: str) -> dict[str, Any]:
@@ -201,6 +269,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "build-zoo": build_zoo,
     "calibration": calibration,
     "cpu-latency": cpu_latency,
+    "int8-cpu": int8_cpu,
+    "bench-eval": bench_eval,
 }
 
 

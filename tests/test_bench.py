@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from ffnet_deploy.data.images import normalise
 from ffnet_deploy.data.scenes import draw_scene
 from ffnet_deploy.errors import EngineError
 from ffnet_deploy.machine.load import Watch
-from ffnet_deploy.runtimes import REFERENCE, Ends, Rung, open_rung
+from ffnet_deploy.pipeline import BenchOptions
+from ffnet_deploy.pipeline.ladder import device_in_use, rung_json
+from ffnet_deploy.runtimes import EMULATED, REFERENCE, Ends, Rung, open_rung
 from ffnet_deploy.runtimes.base import Worker
 from ffnet_deploy.runtimes.onnxruntime import build
 from ffnet_deploy.runtimes.pytorch import PyTorchRunner, Style, labelled, normalised
@@ -271,6 +274,38 @@ def test_other_work_is_told_and_so_is_what_did_not_settle() -> None:
     assert "50 %" in busy.text
 
 
+# --- where rungs run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("runtime", "asked", "found"),
+    [
+        ("onnxruntime", None, None),
+        ("onnxruntime", 1, None),
+        (EMULATED, 1, None),
+        (REFERENCE, None, None),
+        (REFERENCE, 1, 1),
+        # TensorRT has no CPU: it takes the first GPU.
+        ("tensorrt", None, 0),
+        ("tensorrt-rtx", None, 0),
+        ("tensorrt-rtx", 1, 1),
+    ],
+)
+def test_the_device_that_is_told_is_the_one_that_a_rung_runs_on(
+    runtime: str, asked: int | None, found: int | None
+) -> None:
+    from ffnet_deploy.pipeline.bench import _entries
+    from ffnet_deploy.pipeline.current import Graph
+
+    rung = replace(RUNG, runtime=runtime)
+    assert rung_json(rung, asked)["device"] == ("cpu" if found is None else f"cuda:{found}")
+    assert device_in_use([RUNG, rung], asked) == found
+    graph = cast("Graph", SimpleNamespace(shape=SMALL_SHAPE))
+    first, second = _entries([RUNG, rung], graph, BenchOptions(device=asked), 1)
+    # What is asked of NVML is asked of that device too.
+    assert (first.job.device, second.job.device) == (None, found)
+
+
 # --- real ones ------------------------------------------------------------------------------------------------------
 
 
@@ -294,7 +329,7 @@ REFERENCE_RUNG = Rung(REFERENCE, "fp32", SMALL, SMALL_SHAPE)
 
 
 def test_a_real_benchmark_has_every_sample_of_every_rung_in_order(rung: Rung) -> None:
-    rungs = [REFERENCE_RUNG, replace(REFERENCE_RUNG, variant="channels-last"), rung]
+    rungs = [replace(REFERENCE_RUNG, variant="channels-last"), rung]
     found = bench([Entry(r, street_feeds(SMALL_SHAPE), JOB) for r in rungs], QUICK)
     assert [item.rung for item in found] == rungs
     for item in found:
@@ -317,7 +352,7 @@ def test_the_same_engine_twice_is_as_fast_as_itself_and_one_with_twice_the_work_
     larger = _engine(tmp_path_factory.mktemp("larger"), graph.SerializeToString())
     rungs = [rung, replace(rung, variant="again"), replace(rung, variant="larger", path=larger, shape=wide)]
     # Other work comes and goes: many short turns, which it disturbs alike.
-    plan = Plan(iters=120, min_seconds=0.0, rounds=60, warm_up_s=0.1, most_warm_up_s=0.5)
+    plan = Plan(iters=60, min_seconds=0.0, rounds=30, warm_up_s=0.1, most_warm_up_s=0.5)
     first, again, twice = bench([Entry(r, street_feeds(r.shape), JOB) for r in rungs], plan)
     same, other = speed_up(first.turns, again.turns), speed_up(first.turns, twice.turns)
     assert same
@@ -373,10 +408,23 @@ def test_from_host_image_to_host_labels_all_rungs_say_the_same(rung: Rung) -> No
     assert len(np.unique(maps[0])) > 1
 
 
-def test_from_host_image_to_the_class_of_a_classifier() -> None:
-    from ffnet_deploy.zoo.specs import SPECS
+def test_what_is_done_around_an_engine_keeps_to_its_threads(rung: Rung, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
 
-    name = next(n for n, s in SPECS.items() if s.task == "classification")
+    def noting(*arguments: object) -> np.ndarray:
+        seen.append(torch.get_num_threads())
+        return real(*arguments)
+
+    real: Callable[..., np.ndarray] = subjects._label_map
+    monkeypatch.setattr(subjects, "_label_map", noting)
+    images: list[Feeds] = [{"image": np.stack([draw_scene(64, 128, 5).image])}]
+    for threads in (3, 1):
+        Subject(rung, images, Job(END_TO_END, threads)).run(1)
+    assert seen == [3, 1]
+
+
+def test_from_host_image_to_the_class_of_a_classifier() -> None:
+    name = "classification_ffnet46NS_CBX_mobile"
     shape = (1, 3, 64, 64)
     image = np.stack([draw_scene(64, 64, 5).image])
     plain = Rung(REFERENCE, "fp32", name, shape)

@@ -1,23 +1,24 @@
-"""docs/bench-json.md against what the commands write, field by field, in every mode."""
+"""docs/bench-json.md against what ``bench`` and ``compare`` write, field by field, and what they print."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from fakes import SMALL
+from commands import Cli, Result, link_workspace
 
-from ffnet_deploy import pipeline
+from ffnet_deploy import bench, pipeline
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.bench import doubts
 from ffnet_deploy.errors import EngineError, UsageError
 from ffnet_deploy.machine.load import Watch
 from ffnet_deploy.machine.nvml import Gpu
-from ffnet_deploy.pipeline import BenchOptions, BuildOptions, ExportOptions
+from ffnet_deploy.pipeline import BenchOptions
 
 PAGE = (Path(__file__).parents[1] / "docs" / "bench-json.md").read_text("utf-8")
 TIMED = ("compute", "end-to-end", "throughput")
@@ -67,43 +68,53 @@ class Deaf:
         return lambda *_: 1
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    space = Workspace(tmp_path_factory.mktemp("json"))
-    pipeline.export(space, SMALL, ExportOptions(hw=(64, 128), allow_size=True, weights=pipeline.RANDOM))
-    pipeline.build(space, SMALL, BuildOptions(("fp32",), "onnxruntime"))
-    pipeline.build(space, SMALL, BuildOptions(("fp32",), "tensorrt-rtx"))
-    return space
-
-
 class Results:
-    """What each mode gave, once."""
+    """What each mode wrote and printed, from one run of the command."""
 
-    kept: ClassVar[dict[str, dict[str, Any]]] = {}
+    kept: ClassVar[dict[str, tuple[Result, dict[str, Any]]]] = {}
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, run: Cli, built: Path, folder: Path) -> None:
+        self._run, self._built, self._folder = run, built, folder
 
     def of(self, mode: str) -> dict[str, Any]:
+        """The JSON."""
+        return self._of(mode)[1]
+
+    def printed(self, mode: str) -> str:
+        """The table."""
+        return self._of(mode)[0].out
+
+    def _of(self, mode: str) -> tuple[Result, dict[str, Any]]:
         if mode not in self.kept:
-            value: Any
-            if mode == "profile":
-                value = pipeline.profile(self._workspace, None, BenchOptions(iters=2, threads=1))
-            else:
-                lanes = 2 if mode == "throughput" else None
-                options = BenchOptions(mode, 2 if mode == "cold" else 10, 0.0, lanes, threads=1)
-                value = pipeline.bench(self._workspace, None, options)
-            # As a reader gets it: what is no plain JSON would be refused here.
-            self.kept[mode] = json.loads(json.dumps(value.to_json(), allow_nan=False))
+            file = self._folder / f"{mode}.json"
+            asked: dict[str, tuple[str, ...]] = {
+                "profile": ("--profile", "--iters", "2"),
+                "cold": ("--mode", mode, "--iters", "1"),
+                # Two lanes take a run each, at least, in a turn.
+                "throughput": ("--mode", mode, "--iters", "10", "--concurrency", "2"),
+            }
+            args = asked.get(mode, ("--mode", mode, "--iters", "5"))
+            space = self._with_ends() if mode == "end-to-end" else self._built
+            quick = ("--min-seconds", "0", "--threads", "1")
+            result = self._run("bench", *args, *quick, "--json", file, "--workspace", space)
+            assert result.code == 0, result.err
+            self.kept[mode] = result, json.loads(file.read_text())
         return self.kept[mode]
 
+    def _with_ends(self) -> Path:
+        """A workspace that has an engine with both ends too."""
+        space = link_workspace(self._built, self._folder / "ends")
+        made = self._run("build", "--runtime", "onnxruntime", "--image-in", "--labels-out", "--workspace", space)
+        assert made.code == 0, made.err
+        return space
 
-@pytest.fixture(scope="module")
-def results(workspace: Workspace) -> Iterator[Results]:
-    with pytest.MonkeyPatch.context() as forged:
-        # A warning each, whatever else this machine does.
-        forged.setattr(doubts, "_BUSY", -1.0)
-        yield Results(workspace)
+
+@pytest.fixture
+def results(run: Cli, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
+    # A warning each, whatever else this machine does; and no warm-up, which on a busy machine is the longest part.
+    monkeypatch.setattr(doubts, "_BUSY", -1.0)
+    monkeypatch.setattr(bench, "Plan", partial(bench.Plan, warm_up_s=0.0, most_warm_up_s=0.0))
+    return Results(run, built, tmp_path)
 
 
 @pytest.mark.parametrize("mode", [*TIMED, "cold", "profile"])
@@ -150,13 +161,13 @@ def test_the_page_names_the_schema_that_is_written(results: Results) -> None:
 def test_what_a_mode_writes_fits_together(results: Results, mode: str) -> None:
     values = results.of(mode)
     assert values["mode"] == mode
-    first, last, engine = values["rungs"]
-    assert [rung["rung"] for rung in values["rungs"]] == [
-        "pytorch fp32",
-        "pytorch fp32 channels-last",
-        "onnxruntime fp32",
-    ]
-    assert [item["rung"] for item in values["skipped"]] == ["tensorrt-rtx fp32"]
+    by_name = {rung["rung"]: rung for rung in values["rungs"]}
+    names = ["pytorch fp32", "pytorch fp32 channels-last", "onnxruntime fp32"]
+    ends = ["onnxruntime fp32 image labels"] if mode == "end-to-end" else []
+    assert list(by_name)[:2] == names[:2]
+    assert sorted(by_name) == sorted([*names, *ends])
+    first, last, engine = (by_name[name] for name in names)
+    assert sorted(item["rung"] for item in values["skipped"]) == ["tensorrt-rtx fp16", "tensorrt-rtx fp32"]
     assert (first["speed_up"], first["speed_up_interval"]) == (1.0, None)
     for rung in values["rungs"]:
         assert sum(turn["runs"] for turn in rung["turns"]) == len(rung["samples_ms"]) >= 5
@@ -164,7 +175,7 @@ def test_what_a_mode_writes_fits_together(results: Results, mode: str) -> None:
         assert rung["images_per_s"] == pytest.approx(
             len(rung["samples_ms"]) / sum(turn["seconds"] for turn in rung["turns"])
         )
-    for rung in (last, engine):
+    for rung in values["rungs"][1:]:
         low, high = rung["speed_up_interval"]
         assert 0 < low <= high
     best = min((first, last), key=lambda rung: 1 / rung["images_per_s"] if mode == "throughput" else rung["median_ms"])
@@ -173,6 +184,53 @@ def test_what_a_mode_writes_fits_together(results: Results, mode: str) -> None:
     assert engine["sha256"] != first["sha256"] == "random-0"
 
 
-def test_a_mode_that_is_not_known_is_refused(workspace: Workspace) -> None:
+def test_a_mode_that_is_not_known_is_refused(built: Path) -> None:
     with pytest.raises(UsageError, match="end-to-end"):
-        pipeline.bench(workspace, None, BenchOptions("endtoend"))
+        pipeline.bench(Workspace(built), None, BenchOptions("endtoend"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "says"),
+    [
+        ("end-to-end", "host image to host labels"),
+        ("throughput", "images/s"),
+        ("cold", "from a new process"),
+    ],
+)
+def test_every_table_names_its_mode(results: Results, mode: str, says: str) -> None:
+    text = results.printed(mode)
+    assert f"mode {mode}, " in text
+    assert says in text
+    assert f"best PyTorch: {results.of(mode)['fastest_pytorch']}" in text
+    assert "not run: tensorrt-rtx fp16" in text
+    assert results.of(mode)["mode"] == mode
+
+
+def test_a_profile_names_pytorchs_modules(results: Results) -> None:
+    text = results.printed("profile")
+    assert "mode profile, " in text
+    assert "backbone_model.layer1.0.conv1" in text
+    assert "peaks measured in this run" in text
+
+
+def test_two_benchmarks_are_compared(results: Results, run: Cli, tmp_path: Path) -> None:
+    file, slower = tmp_path / "a.json", tmp_path / "b.json"
+    values = json.loads(json.dumps(results.of("compute")))
+    file.write_text(json.dumps(values))
+    for rung in values["rungs"]:
+        rung["median_ms"] *= 1.5
+    slower.write_text(json.dumps(values))
+    same = run("compare", file, file, "--max-slowdown", "1.0")
+    assert same.code == 0
+    assert "nothing else differs" in same.out
+    gated = run("compare", file, slower, "--max-slowdown", "1.4", "--json", "-")
+    assert gated.code == 1
+    assert "at most 1.4 was allowed" in gated.err
+    told = json.loads(gated.out)
+    assert [round(rung["slowdown"], 6) for rung in told["rungs"]] == [1.5, 1.5, 1.5]
+    assert told["error"]["exit_code"] == 1
+    slower.write_text(json.dumps(values | {"mode": "cold"}))
+    assert run("compare", file, slower).code in (2, 3)
+    refused = run("compare", file, tmp_path / "none.json", "--json", "-")
+    assert refused.code == 3
+    assert json.loads(refused.out)["command"] == "compare"

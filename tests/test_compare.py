@@ -46,6 +46,7 @@ def benchmark(*rungs: dict[str, Any], **changed: Any) -> dict[str, Any]:
         "graph_sha256": "g",
         "weights_sha256": "w",
         "rungs": list(rungs) or [rung("pytorch fp32", 20.0), rung("onnxruntime fp32", 10.0)],
+        "warnings": [],
         "load": {"gpu": None},
         "environment": {"processor": "one", "load_average": [1, 2, 3], "tools": {"torch": "2.13", "onnx": "1.23"}},
         "error": None,
@@ -132,6 +133,31 @@ def test_what_differs_is_told(write: Write) -> None:
         assert words in text
 
 
+def test_what_either_says_against_its_figures_stays_said(write: Write) -> None:
+    noisy = {"kind": "unstable", "rung": "onnxruntime fp32", "text": "its runs vary"}
+    busy = {"kind": "other-work", "rung": None, "text": "other work took 50 %"}
+    result = pipeline.compare(write("a", warnings=[noisy]), write("b", warnings=[busy]))
+    assert result.to_json()["warnings"] == [{"file": "A", **noisy}, {"file": "B", **busy}]
+    foot = latency.comparison(result).splitlines()[-3:]
+    assert foot == [
+        "",
+        "Warning of A: onnxruntime fp32: its runs vary.",
+        "Warning of B: other work took 50 %.",
+    ]
+
+
+def test_a_rung_that_is_gone_does_not_pass_the_gate(write: Write) -> None:
+    both, one = write("a"), write("b", rung("onnxruntime fp32", 10.0))
+    failure = pipeline.compare(both, one, 1.0).failure
+    assert isinstance(failure, GateError)
+    assert str(failure).startswith("only in A: pytorch fp32 (")
+    assert pipeline.compare(both, one).failure is None
+    assert pipeline.compare(one, both, 1.0).failure is None
+    slower = pipeline.compare(both, write("c", rung("onnxruntime fp32", 20.0)), 1.5).failure
+    assert "takes 2.000 of the time" in str(slower)
+    assert "only in A: pytorch fp32" in str(slower)
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
@@ -170,6 +196,8 @@ def test_a_gate_that_is_none_is_refused(write: Write, limit: float) -> None:
         (json.dumps(benchmark(rungs=7)), "is damaged"),
         (json.dumps(benchmark(shape=[])), "is damaged"),
         (json.dumps(benchmark(environment=None)), "is damaged"),
+        (json.dumps(benchmark(warnings=None)), "is damaged"),
+        (json.dumps(benchmark(warnings=[{"kind": "unstable"}])), "is damaged"),
         (json.dumps(benchmark(rung("a", 1.0) | {"median_ms": 0.0})), "a figure of 0.0"),
         (json.dumps(benchmark(rung("a", 1.0) | {"samples_ms": [1.0]})), "turns that do not fit"),
         (json.dumps(benchmark(rung("a", 1.0) | {"samples_ms": ["x"] * 16})), "is damaged"),

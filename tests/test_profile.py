@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -12,6 +13,9 @@ from fakes import SMALL_SHAPE, small_graph, street_feeds
 from ffnet_deploy.bench.profile import Layer, PeakMeter, Peaks, named
 from ffnet_deploy.graph.facts import macs_by_node
 from ffnet_deploy.graph.names import module_of, nodes_of
+from ffnet_deploy.pipeline.profile import Profile, Profiled
+from ffnet_deploy.report import latency
+from ffnet_deploy.runtimes import Rung
 from ffnet_deploy.runtimes.layers import LayerTime
 from ffnet_deploy.runtimes.onnxruntime import build, profile
 
@@ -127,7 +131,9 @@ def test_a_layer_is_called_after_its_convolution() -> None:
         (True, 100, "fp32", "compute", 0.256),
         (True, 900, "fp32", "memory", 0.9),
         (True, None, "fp32", None, None),
-        (True, 100, "int8", None, None),
+        # No peak of INT8: the memory's share, and no word on what bounds it.
+        (True, 100, "int8", None, 0.1),
+        (True, None, "int8", None, None),
         (False, 100, "int8", "memory", 0.1),
     ],
 )
@@ -140,6 +146,39 @@ def test_the_roofline_by_hand(
     assert layer.macs == (256 if macs_side else 0)
     assert layer.bound == bound
     assert layer.roofline == (None if roofline is None else pytest.approx(roofline))
+
+
+def test_the_foot_tells_which_peaks_are_lacking() -> None:
+    graph = onnx.parser.parse_model(CHAIN)
+    time = LayerTime("c/Conv", "QLinearConv", (0.001,), "int8", 100)
+    cpu, gpu = (Rung(name, "int8", "a_model", (1, 3, 4, 4)) for name in ("onnxruntime", "tensorrt"))
+    elsewhere = named([time], graph, None)
+    assert (elsewhere[0].bound, elsewhere[0].roofline) == (None, None)
+    result = Profile(
+        model="a_model",
+        shape=(1, 3, 4, 4),
+        runs=1,
+        threads=1,
+        device=None,
+        rungs=[Profiled(cpu, named([time], graph, PEAKS)), Profiled(gpu, elsewhere, held_to_peaks=False)],
+        peaks=PEAKS,
+        skipped=(),
+        marks=(),
+        graph_sha256="",
+        environment={"processor": "one"},
+        load={},
+        doubts=(),
+        failure=None,
+    )
+    foot = latency.profile(result).splitlines()[-3:]
+    assert foot == [
+        "",
+        "no int8 peak is measured: of the peak, such convolutions show the memory's share alone",
+        "tensorrt int8 ran on another device than the peaks: name it with --device",
+    ]
+    assert [rung["device"] for rung in result.to_json()["rungs"]] == ["cpu", "cuda:0"]
+    plain = named([LayerTime("c/Conv", "Conv", (0.001,), "fp32", 100)], graph, PEAKS)
+    assert "no int8 peak" not in latency.profile(replace(result, rungs=[Profiled(cpu, plain)]))
 
 
 def test_what_was_found_in_the_engine_fills_what_the_profiler_does_not_tell() -> None:

@@ -39,6 +39,7 @@ __all__ = [
     "Job",
     "Latency",
     "Plan",
+    "Subject",
     "Turn",
     "WarmUp",
     "bench",
@@ -78,6 +79,8 @@ class Entry:
     rung: Rung
     feeds: Sequence[Feeds]
     job: Job
+    subject: Callable[[Rung, Sequence[Feeds], Job], Subject] = Subject
+    """Made in the worker; a subclass may open what is no rung of the ladder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ def bench(entries: Sequence[Entry], plan: Plan, *, progress: Callable[[int, int]
     """
     with ExitStack() as stack:
         workers = [
-            stack.enter_context(Worker(f"the benchmark of {e.rung.name}", Subject, e.rung, e.feeds, e.job))
+            stack.enter_context(Worker(f"the benchmark of {e.rung.name}", e.subject, e.rung, e.feeds, e.job))
             for e in entries
         ]
         warm_ups = [_warm_up(worker, entry.job, plan) for worker, entry in zip(workers, entries, strict=True)]

@@ -59,7 +59,7 @@ class Layer:
     macs: int
     bytes: int | None
     bound: str | None
-    """``compute`` or ``memory``: which of the two peaks would take longer for it."""
+    """``compute`` or ``memory``: which of the two peaks would take longer for it; None where one is not known."""
     roofline: float | None
     """Time at that peak over the time taken: 1 is all that the machine can do. Caches can make it more than 1."""
 
@@ -134,14 +134,14 @@ class PeakMeter:
 
 
 def named(
-    times: Sequence[LayerTime], model: onnx.ModelProto, peaks: Peaks, precisions: Mapping[str, str] | None = None
+    times: Sequence[LayerTime], model: onnx.ModelProto, peaks: Peaks | None, precisions: Mapping[str, str] | None = None
 ) -> list[Layer]:
     """Give layers PyTorch's names, their work, and their share of the machine's peak.
 
     Args:
         times: of every layer, in the order of execution.
         model: the exported graph, whose nodes are called after modules.
-        peaks: of this machine.
+        peaks: of the device that the layers ran on; None where they were not measured.
         precisions: found in the engine when it was built, by node; where the runtime's profiler does not tell.
     """
     macs = macs_by_node(model)
@@ -174,12 +174,18 @@ def named(
 
 
 def _roofline(
-    median: float, macs: int, moved: int | None, precision: str | None, peaks: Peaks
+    median: float, macs: int, moved: int | None, precision: str | None, peaks: Peaks | None
 ) -> tuple[str | None, float | None]:
-    """Which peak bounds a layer and how near it came; nothing where work or peak is not known."""
-    peak = peaks.macs_per_s.get(precision or "")
-    if moved is None or not median or (macs and peak is None):
+    """Which peak bounds a layer and how near it came.
+
+    Nothing where the bytes or all peaks are not known; the memory's share, and no bound, where only the peak of its
+    precision is not.
+    """
+    if peaks is None or moved is None or not median:
         return None, None
-    computing = 1000 * macs / peak if peak else 0.0
+    peak = peaks.macs_per_s.get(precision or "")
     moving = 1000 * moved / peaks.bytes_per_s
+    if macs and peak is None:
+        return None, moving / median
+    computing = 1000 * macs / peak if peak else 0.0
     return ("compute" if computing > moving else "memory"), max(computing, moving) / median

@@ -66,6 +66,11 @@ class Subject:
 
     def _open(self, rung: Rung, threads: int) -> Runner:
         job = self._job
+        if job.mode == END_TO_END and not (rung.ends.image_in and rung.ends.labels_out):
+            # What the rung leaves to us is PyTorch's work on this thread.
+            import torch
+
+            torch.set_num_threads(threads)
         return open_rung(rung, threads, job.device, job.spinning, job.arena)
 
     def run(self, runs: int) -> Turn:

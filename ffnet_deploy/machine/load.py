@@ -87,8 +87,8 @@ class Watch:
         while not self._stop.wait(_EVERY_S):
             after, now = _busy_and_total(), _our_ticks()
             if before and after and after[1] > before[1]:
-                # A process that ended meanwhile takes its ticks along: what is then missing is not others' work.
-                own = sum(max(0, now[pid] - ours.get(pid, 0)) for pid in now)
+                # A process that ends while its tree is read may be missed: its ticks come with the next sample.
+                own = max(0, now - ours)
                 self._others.append(max(0.0, (after[0] - before[0] - own) / (after[1] - before[1])))
             before, ours = after, now
             clock = machine.megahertz()
@@ -113,9 +113,9 @@ def _busy_and_total() -> tuple[int, int] | None:
     return sum(ticks) - idle, sum(ticks)
 
 
-def _our_ticks() -> dict[int, int]:
-    """Processor time of this process and of all that go back to it, by process id."""
-    found: dict[int, int] = {}
+def _our_ticks() -> int:
+    """Processor time of this process and of all that go back to it, those included that ended and were waited for."""
+    found = 0
     waiting = [os.getpid()]
     while waiting:
         process = Path(f"/proc/{waiting.pop()}")
@@ -127,5 +127,6 @@ def _our_ticks() -> dict[int, int]:
         except (OSError, ValueError):
             # It ended meanwhile.
             continue
-        found[int(process.name)] = int(fields[11]) + int(fields[12])
+        # Its own in user and system mode, and the same of its children that ended.
+        found += sum(map(int, fields[11:15]))
     return found

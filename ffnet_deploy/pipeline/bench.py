@@ -13,7 +13,7 @@ from ffnet_deploy import artifacts, machine, runtimes
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.errors import FFNetDeployError, UsageError
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet, street_feeds
-from ffnet_deploy.pipeline.ladder import Skipped, error_json, ladder, rung_json
+from ffnet_deploy.pipeline.ladder import Skipped, device_in_use, device_of, error_json, ladder, rung_json
 from ffnet_deploy.runtimes import Ends, Rung
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def bench(
 
     latencies: list[Latency] = []
     starts: list[Cold] = []
-    with Watch(options.device) as watch:
+    with Watch(device_in_use(rungs, options.device)) as watch:
         if options.mode == measure.COLD:
             starts = measure.cold(entries, options.runs, progress=told)
         else:
@@ -182,7 +182,7 @@ def bench(
     seen = [
         doubt
         for item in latencies
-        for doubt in doubts.of_rung(item, options.mode, rung_json(item.rung, options.device)["device"] != "cpu")
+        for doubt in doubts.of_rung(item, options.mode, device_of(item.rung, options.device) is not None)
     ]
     return Benchmark(
         model=graph.stem,
@@ -263,7 +263,7 @@ def _entries(rungs: Sequence[Rung], graph: Graph, options: BenchOptions, threads
         key = (ends.image_in, ends.io)
         if key not in drawn:
             drawn[key] = street_feeds(graph.shape, _FEEDS, ends)
-        entries.append(Entry(rung, drawn[key], job))
+        entries.append(Entry(rung, drawn[key], replace(job, device=device_of(rung, options.device))))
     return entries
 
 

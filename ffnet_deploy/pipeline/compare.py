@@ -49,6 +49,18 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """What one of the two benchmarks says against its own figures."""
+
+    file: str
+    """``A`` or ``B``."""
+    kind: str
+    rung: str | None
+    """Whose figure; None is everyone's."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """What two benchmarks say of the same model in the same mode."""
 
@@ -60,6 +72,7 @@ class Comparison:
     alone: dict[str, list[str]]
     """Rungs that only ``A`` or only ``B`` has."""
     differences: list[Difference]
+    warnings: list[Warned]
     max_slowdown: float | None
     failure: FFNetDeployError | None = None
 
@@ -76,6 +89,7 @@ class Comparison:
             "only_in_a": self.alone["A"],
             "only_in_b": self.alone["B"],
             "differences": [asdict(difference) for difference in self.differences],
+            "warnings": [asdict(warning) for warning in self.warnings],
             "max_slowdown": self.max_slowdown,
             "error": error_json(self.failure),
         }
@@ -112,6 +126,7 @@ def compare(before: Path, after: Path, max_slowdown: float | None = None) -> Com
             "B": [name for name in rungs[1] if name not in rungs[0]],
         },
         differences=_differences(first, second),
+        warnings=[*_warnings("A", first), *_warnings("B", second)],
         max_slowdown=max_slowdown,
     )
     return _gated(result)
@@ -142,9 +157,14 @@ def _load(path: Path) -> dict[str, Any]:
             _cost(values["mode"], rung)
             _ = rung["rung"], rung["sha256"], values["environment"]["tools"], values["shape"][0], values["model"]
             _ = values["mode"] == "cold" or _turns(rung)
+        _warnings("", values)
     except (LookupError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: {error!r} in it. {_REMEDY}") from error
     return dict(values)
+
+
+def _warnings(file: str, values: Mapping[str, Any]) -> list[Warned]:
+    return [Warned(file, told["kind"], told["rung"], told["text"]) for told in values["warnings"]]
 
 
 def _cost(mode: str, rung: Mapping[str, Any]) -> float:
@@ -215,12 +235,18 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _gated(result: Comparison) -> Comparison:
     limit = result.max_slowdown
-    beyond = [row for row in result.rows if limit is not None and not row.slowdown <= limit]
-    if not beyond:
+    if limit is None:
         return result
-    told = "; ".join(f"{row.rung} takes {row.slowdown:.3f} of the time" for row in beyond)
-    failure = GateError(
-        f"{told} that it took before (at most {limit:g} was allowed). "
-        "Look at what differs above, measure both again on a quiet machine, or allow more with --max-slowdown."
+    slower = "; ".join(
+        f"{row.rung} takes {row.slowdown:.3f} of the time" for row in result.rows if not row.slowdown <= limit
     )
-    return replace(result, failure=failure)
+    told, remedies = [], []
+    if slower:
+        told.append(f"{slower} that it took before (at most {limit:g} was allowed)")
+        remedies.append(
+            "Look at what differs above, measure both again on a quiet machine, or allow more with --max-slowdown."
+        )
+    if result.alone["A"]:
+        told.append(f"only in A: {', '.join(result.alone['A'])} (with --max-slowdown every rung of A was needed in B)")
+        remedies.append("Build what B lacks and measure it again, or leave --max-slowdown out.")
+    return replace(result, failure=GateError(f"{'; '.join(told)}. {' '.join(remedies)}")) if told else result

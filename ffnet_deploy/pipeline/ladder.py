@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -139,11 +139,26 @@ def _emulated(workspace: Workspace, graph: Graph, precision: str) -> list[Rung]:
     return [Rung(runtimes.EMULATED, precision, record.model, graph.shape, path, record.size, marks, variant="emulated")]
 
 
+def device_of(rung: Rung, device: int | None) -> int | None:
+    """The GPU that a rung runs on, None for the CPU.
+
+    ONNX Runtime stays on the CPU whatever the device; TensorRT has no CPU, and takes GPU 0 unless told otherwise.
+    """
+    if rung.runtime in ("onnxruntime", runtimes.EMULATED):
+        return None
+    return device if rung.runtime == runtimes.REFERENCE else device or 0
+
+
+def device_in_use(rungs: Iterable[Rung], device: int | None) -> int | None:
+    """The GPU that is to be watched while ``rungs`` run; None if all are on the CPU."""
+    return next((found for rung in rungs if (found := device_of(rung, device)) is not None), None)
+
+
 def rung_json(rung: Rung, device: int | None) -> dict[str, Any]:
-    """A rung as plain JSON values; ONNX Runtime stays on the CPU whatever the device."""
-    on_cpu = device is None or rung.runtime in ("onnxruntime", runtimes.EMULATED)
+    """A rung as plain JSON values, with where it runs when ``--device`` is ``device``."""
+    found = device_of(rung, device)
     return {
-        "device": "cpu" if on_cpu else f"cuda:{device}",
+        "device": "cpu" if found is None else f"cuda:{found}",
         "rung": rung.name,
         "runtime": rung.runtime,
         "precision": rung.precision,

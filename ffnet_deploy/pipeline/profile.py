@@ -10,7 +10,7 @@ from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.errors import FFNetDeployError, UsageError
 from ffnet_deploy.pipeline.bench import BENCH_SCHEMA, BenchOptions, check, environment
 from ffnet_deploy.pipeline.current import Progress, current_graph, quiet, street_feeds
-from ffnet_deploy.pipeline.ladder import Skipped, error_json, ladder, rung_json
+from ffnet_deploy.pipeline.ladder import Skipped, device_in_use, device_of, error_json, ladder, rung_json
 from ffnet_deploy.runtimes import Rung
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class Profiled:
 
     rung: Rung
     layers: list[Layer]
+    held_to_peaks: bool = True
+    """Whether the peaks are those of its device."""
 
     @property
     def total_ms(self) -> float:
@@ -116,7 +118,7 @@ def profile(
     model = onnx.load(graph.path)
     before = other_work()
     profiled = []
-    with Watch(options.device) as watch:
+    with Watch(device_in_use(found.running, options.device)) as watch:
         progress("measuring peaks", 0, None)
         with Worker("the measurement of peaks", PeakMeter, threads, options.device) as meter:
             peaks: Peaks = meter.call("measure")
@@ -127,7 +129,9 @@ def profile(
                 times = worker.call("layers", runs)
             assert rung.path is not None
             built = artifacts.load_record(rung.path, remedy="ffnet-deploy build", check=False).found.get("precision")
-            profiled.append(Profiled(rung, named(times, model, peaks, built)))
+            # Peaks of another device say nothing of this one's layers.
+            same = device_of(rung, options.device) == options.device
+            profiled.append(Profiled(rung, named(times, model, peaks if same else None, built), same))
     return Profile(
         model=graph.stem,
         shape=graph.shape,

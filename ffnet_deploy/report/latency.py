@@ -10,6 +10,7 @@ from ffnet_deploy import report
 if TYPE_CHECKING:
     from ffnet_deploy.bench.doubts import Doubt
     from ffnet_deploy.pipeline import Benchmark, Comparison, Profile
+    from ffnet_deploy.pipeline.compare import Warned
     from ffnet_deploy.pipeline.profile import Profiled
 
 _MEASURED = {
@@ -66,7 +67,15 @@ def _interval(interval: tuple[float, float] | None) -> str | None:
 
 
 def _warnings(doubts: Sequence[Doubt]) -> str:
-    lines = [f"Warning: {f'{doubt.rung}: ' if doubt.rung else ''}{doubt.text}." for doubt in doubts]
+    return _block([_warning(doubt) for doubt in doubts])
+
+
+def _warning(doubt: Doubt | Warned, of: str = "") -> str:
+    return f"Warning{of}: {f'{doubt.rung}: ' if doubt.rung else ''}{doubt.text}."
+
+
+def _block(lines: Sequence[str]) -> str:
+    """Lines after an empty one; nothing if there are none."""
     return "".join(f"\n{'' if i else chr(10)}{line}" for i, line in enumerate(lines))
 
 
@@ -81,7 +90,23 @@ def profile(result: Profile) -> str:
         f"peaks measured in this run: {macs}, {result.peaks.bytes_per_s / 1e9:.1f} GB/s"
     )
     foot = f"{report.skipped(result.skipped)}{_warnings(result.doubts)}{report.marked_line(result.marks)}"
-    return "\n\n".join([title, *(_layers(item) for item in result.rungs)]) + foot
+    return "\n\n".join([title, *(_layers(item) for item in result.rungs)]) + _peakless(result) + foot
+
+
+def _peakless(result: Profile) -> str:
+    """Which layers were not held to all peaks, and why."""
+    layers = [layer for item in result.rungs if item.held_to_peaks for layer in item.layers]
+    lacking = {layer.precision or "unknown" for layer in layers if layer.roofline is not None and layer.bound is None}
+    lines = [
+        f"no {name} peak is measured: of the peak, such convolutions show the memory's share alone"
+        for name in sorted(lacking)
+    ]
+    lines += [
+        f"{item.rung.name} ran on another device than the peaks: name it with --device"
+        for item in result.rungs
+        if not item.held_to_peaks
+    ]
+    return _block(lines)
 
 
 def _layers(item: Profiled) -> str:
@@ -121,5 +146,6 @@ def comparison(result: Comparison) -> str:
     body = report.table(("rung", f"A, {unit}", f"B, {unit}", "time B/A", "95 %", "file"), rows)
     alone = [f"only in {side}: {rung}" for side, rungs in result.alone.items() for rung in rungs]
     differ = report.table(("differs", "A", "B"), [(d.what, d.before, d.after) for d in result.differences])
-    lone = "".join(f"\n{'' if i else chr(10)}{line}" for i, line in enumerate(alone))
-    return f"{title}\n\n{body}{lone}" + (f"\n\n{differ}" if result.differences else "\n\nnothing else differs")
+    warned = _block([_warning(warning, f" of {warning.file}") for warning in result.warnings])
+    differ = differ if result.differences else "nothing else differs"
+    return f"{title}\n\n{body}{_block(alone)}\n\n{differ}{warned}"
