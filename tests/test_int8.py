@@ -159,3 +159,21 @@ def test_inspect_a_calibration(run: Cli, made: Path) -> None:
     assert "94 tensors" in result.out
     assert re.search(r"current +yes\n", result.out)
     assert "Cityscapes train" in result.out
+
+
+def test_a_calibration_on_val_marks_every_result(run: Cli, streets: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "val")
+    put_graph(workspace, small_graph())
+    pipeline.calibrate(workspace, None, pipeline.CalibrateOptions(streets, allow_val=True))
+    (engine,) = pipeline.build(workspace, None, pipeline.BuildOptions(("int8",), "onnxruntime"))
+    assert engine.record.marks == ["untrained", "calibrated on val"]
+    commands = {
+        "eval": ("eval", "cityscapes", "--root", streets),
+        "bench": ("bench", "--iters", "1", "--min-seconds", "0"),
+        "profile": ("bench", "--profile", "--iters", "1"),
+        "verify": ("verify",),
+    }
+    for name, command in commands.items():
+        file = tmp_path / f"{name}.json"
+        assert run(*command, "--workspace", workspace.root, "--json", file).code == 0, name
+        assert json.loads(file.read_text())["marks"] == ["untrained", "calibrated on val"], name

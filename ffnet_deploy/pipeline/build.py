@@ -239,7 +239,7 @@ def _build_one(
                 **{key: str(value) if key == "batch" else value for key, value in wanted.asked().items()},
             },
             found=found,
-            marks=graph.record.marks,
+            marks=source.record.marks,
             seconds=round(time.monotonic() - started, 3),
             tools=artifacts.tool_versions(*_TOOLS),
             created=artifacts.now(),

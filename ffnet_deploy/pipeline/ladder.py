@@ -35,6 +35,11 @@ class Ladder:
     reference_alone: bool = False
     """Nothing else was asked for."""
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Of the reference and of every rung that runs, each once: what a result of them must say."""
+        return tuple(dict.fromkeys(mark for rung in (self.reference, *self.running) for mark in rung.marks))
+
     def nothing_ran(self) -> FFNetDeployError | None:
         """The error to end with when no rung besides the reference can run here."""
         if self.running or self.reference_alone:

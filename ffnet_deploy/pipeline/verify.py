@@ -189,7 +189,7 @@ def verify_ladder(
         ),
         skipped=found.skipped,
         layers=layers,
-        marks=tuple(graph.record.marks),
+        marks=found.marks,
         threads=threads,
     )
 
