@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from ffnet_deploy.pipeline import CalibrateOptions, Calibration, calibrate
 from ffnet_deploy.pipeline import calibration_images as sources
 from ffnet_deploy.pipeline.calibrate import current_calibration
 from ffnet_deploy.pipeline.current import current_graph
+from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 STORY = sys.modules["ffnet_deploy.pipeline.calibrate"]
 
@@ -139,7 +141,7 @@ def test_a_calibration_that_fits_is_used_again(
     assert other.values["tensors"] == first.values["tensors"]
 
 
-@pytest.mark.parametrize("what", ["images", "graph", "percentile", "damage"])
+@pytest.mark.parametrize("what", ["images", "graph", "percentile", "damage", "fewer", "method"])
 def test_what_has_changed_is_looked_at_again(ready: Workspace, streets: Path, what: str) -> None:
     first = calibrated(ready)
     options: dict[str, Any] = {"images": 3}
@@ -149,11 +151,15 @@ def test_what_has_changed_is_looked_at_again(ready: Workspace, streets: Path, wh
         options["percentile"] = 99.0
     elif what == "graph":
         put_graph(ready, changed(lambda name, values: values * 2 if name.endswith("conv0.weight") else values))
+    elif what == "fewer":
+        rewritten(first, lambda values: values["tensors"].popitem())
+    elif what == "method":
+        rewritten(first, lambda values: [found.pop("entropy") for found in values["tensors"].values()])
     else:
         first.path.write_text(first.path.read_text()[:-100])
     again = run(ready, streets, **options)
     assert not again.reused
-    assert (again.values["tensors"] == first.values["tensors"]) == (what == "damage")
+    assert (again.values["tensors"] == first.values["tensors"]) == (what in ("damage", "fewer", "method"))
 
 
 def changed(change: Callable[[str, np.ndarray], np.ndarray]) -> bytes:
@@ -170,6 +176,23 @@ def test_a_folder_of_pictures_is_resized_and_says_so(space: Workspace, photos: P
     images = found.values["images"]
     assert (images["from"], images["count"], images["resized"]) == ("folder of images", 3, True)
     assert images["names"] == ["a.png", "b.jpg", "more/c.webp"]
+
+
+def test_its_command_can_be_pasted_and_its_sessions_are_closed(
+    space: Workspace, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[OnnxRuntimeRunner] = []
+    close = OnnxRuntimeRunner.close
+
+    def counted(runner: OnnxRuntimeRunner) -> None:
+        closed.append(runner)
+        close(runner)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "close", counted)
+    folder = shutil.copytree(photos, tmp_path / "my photos; all")
+    found = run(space, folder)
+    assert shlex.split(found.values["command"])[3:5] == ["--data", str(folder)]
+    assert closed
 
 
 def test_images_are_chosen_evenly(space: Workspace, streets: Path) -> None:
@@ -365,13 +388,17 @@ def rewritten(found: Calibration, change: Callable[[dict[str, Any]], object]) ->
         ),
         (lambda v: v.update(version=0), "is no calibration of this version"),
         (lambda v: v.pop("tensors"), r"is no calibration of this version \('tensors'\)"),
-        (lambda v: v["tensors"].popitem(), r"1 tensors have no range, first head\..*Run: ffnet-deploy calibrate"),
+        (lambda v: v["images"].pop("names"), r"is no calibration of this version \('names'\)"),
+        (lambda v: v["images"].update(resized="no"), r"is no calibration of this version\. Run: "),
+        (lambda v: v["graph"].pop("file"), r"is no calibration of this version \('file'\)"),
+        (lambda v: v.update(marks="untrained"), r"is no calibration of this version \('untrained' is no list\)"),
+        (lambda v: v["tensors"].popitem(), rf"1 tensors have no range, first head\..*calibrate {SMALL} --data"),
         (
             lambda v: [t.pop("entropy") for t in v["tensors"].values()],
             r"holds no ranges by 'entropy' \(percentile, mse",
         ),
     ],
-    ids=["model", "graph", "version", "cut", "fewer", "method"],
+    ids=["model", "graph", "version", "cut", "names", "resized", "file", "marks", "fewer", "method"],
 )
 def test_a_calibration_that_does_not_fit_is_refused(
     ready: Workspace, change: Callable[[dict[str, Any]], object], says: str
