@@ -4,6 +4,8 @@ Needs the demo's workspace; ``calibrate`` and ``build --int8`` are done where th
 process of its own and the same number of threads; they take turns of a few runs, so that whatever else
 the machine does meets all alike. OpenVINO gets the same Q/DQ graph as ONNX Runtime. Results go to
 docs/measurements/int8_cpu.json with the CPU's flags: integer kernels are much faster with VNNI.
+Ends with exit code 1 if INT8 is not at least 3 times as fast as the faster of PyTorch's two, or slower than OpenVINO's,
+or on a CPU with VNNI not at least 2.5 times as fast as FP32.
 
 Run: make bench-int8
 """
@@ -12,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "int8_cpu.json"
 MODEL = "segmentation_ffnet46NS_CCC_mobile"
 FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
+VNNI = {"avx_vnni", "avx512_vnni"}
 
 Feed = Mapping[str, np.ndarray]
 
@@ -94,8 +98,26 @@ def prepared(space: Workspace) -> None:
     pipeline.build(space, MODEL, pipeline.BuildOptions(("fp32", "int8"), "onnxruntime"))
 
 
+def missed(ratios: Mapping[str, float], flags: Collection[str]) -> list[str]:
+    """Limits that this CPU should hold and does not.
+
+    Args:
+        ratios: of each candidate's median time to INT8's.
+        flags: of the CPU.
+    """
+    pytorch = min(ratios["pytorch eager"], ratios["pytorch channels-last"])
+    limits = [("the faster of PyTorch's two", pytorch, 3.0), ("openvino int8", ratios["openvino int8"], 1.0)]
+    if VNNI & set(flags):
+        limits.append(("onnxruntime fp32", ratios["onnxruntime fp32"], 2.5))
+    return [
+        f"INT8 is {ratio:.2f} times as fast as {name} (at least {least:g} was needed)"
+        for name, ratio, least in limits
+        if not ratio >= least
+    ]
+
+
 def main() -> None:
-    """Time all candidates in turns."""
+    """Time all candidates in turns; exit 1 if a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=ROOT / "demo", help="workspace of make demo")
     parser.add_argument("--turns", type=int, default=20)
@@ -141,6 +163,9 @@ def main() -> None:
     write_json(arguments.output, values)
     for name, ratio in ratios.items():
         print(f"{name:24}{medians[name]:9.1f} ms{ratio:7.2f} x the time of INT8")
+    failed = missed(ratios, flags)
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 if __name__ == "__main__":

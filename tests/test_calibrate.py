@@ -22,6 +22,8 @@ from PIL import Image
 
 from ffnet_deploy import artifacts, pipeline
 from ffnet_deploy.artifacts import Record, Workspace
+from ffnet_deploy.data.imagenet import find_set, load
+from ffnet_deploy.data.images import normalise
 from ffnet_deploy.data.scenes import draw_scene, write_cityscapes
 from ffnet_deploy.errors import ArtifactError, DataError, FFNetDeployError, PrecisionError, UsageError
 from ffnet_deploy.graph.methods import METHODS
@@ -29,7 +31,7 @@ from ffnet_deploy.graph.qdq import watched
 from ffnet_deploy.pipeline import CalibrateOptions, Calibration, calibrate
 from ffnet_deploy.pipeline import calibration_images as sources
 from ffnet_deploy.pipeline.calibrate import current_calibration
-from ffnet_deploy.pipeline.current import current_graph
+from ffnet_deploy.pipeline.current import Graph, current_graph
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 STORY = sys.modules["ffnet_deploy.pipeline.calibrate"]
@@ -228,6 +230,66 @@ def test_val_is_never_looked_at_unasked(space: Workspace, streets: Path, tmp_pat
     with pytest.raises(DataError, match="val split"):
         run(space, loose)
     assert "calibrated on val" in run(space, loose, allow_val=True).values["marks"]
+
+
+@pytest.mark.parametrize("place", ["val", "validation", "a/val/b"])
+def test_a_folder_of_that_name_is_val(space: Workspace, photos: Path, tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "any" / place
+    shutil.copytree(photos, folder)
+    for data in (folder, tmp_path / "any"):
+        with pytest.raises(DataError, match="val split"):
+            run(space, data)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(DataError, match="val split"):
+        run(space, tmp_path / "link")
+    assert "calibrated on val" in run(space, folder, allow_val=True).values["marks"]
+
+
+CLASSIFIER = "classification_ffnet46NS_CBX_mobile"
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ImageNet's folders with four train and two val pictures of two classes."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for split, count in (("train", 2), ("val", 1)):
+        for wnid in ("n01440764", "n01751748"):
+            (root / split / wnid).mkdir(parents=True)
+            for i in range(count):
+                picture = Image.fromarray(draw_scene(70 + 10 * i, 90, i).image)
+                picture.save(root / split / wnid / f"{wnid}_{i}.JPEG")
+    return root
+
+
+def classifier(workspace: Workspace, size: int) -> Graph:
+    """The graph as calibration's choice of images sees it: its record alone."""
+    shape = {"shape": [1, 3, size, size]}
+    record = Record("graph", CLASSIFIER, "fp32", sha256="0" * 64, size=0, sources={}, options=shape)
+    return Graph(workspace.graph(CLASSIFIER), record)
+
+
+def test_imagenet_gives_its_train_split_as_evaluation_makes_it(
+    workspace: Workspace, objects: Path, tmp_path: Path
+) -> None:
+    graph = classifier(workspace, 224)
+    found = sources.find_images(graph, objects, None, allow_val=False)
+    assert (found.title, found.resized, found.val, len(found.names)) == ("ImageNet train", False, False, 4)
+    wanted = [normalise(load(sample)) for sample in find_set(objects / "train").samples]
+    assert all(np.array_equal(read(), image) for read, image in zip(found.readers, wanted, strict=True))
+    val = sources.find_images(graph, objects, None, allow_val=True)
+    assert (val.title, val.val, len(val.names)) == ("ImageNet val", True, 2)
+    # A folder of the same pictures gives the same, and val is val by any name.
+    plain = sources.find_images(graph, objects / "train", None, allow_val=False)
+    assert (plain.title, plain.resized) == ("folder of images", False)
+    assert all(np.array_equal(read(), image) for read, image in zip(plain.readers, wanted, strict=True))
+    shutil.copytree(objects / "val", tmp_path / "only" / "val")
+    for folder in (objects / "val", tmp_path / "only"):
+        with pytest.raises(DataError, match="--allow-val"):
+            sources.find_images(graph, folder, None, allow_val=False)
+    with pytest.raises(UsageError, match="takes 64x64, and ImageNet's images are cropped to 224x224"):
+        sources.find_images(classifier(workspace, 64), objects, None, allow_val=False)
+    small = sources.find_images(classifier(workspace, 64), objects / "train", None, allow_val=False)
+    assert (small.resized, small.readers[0]().shape) == (True, (1, 3, 64, 64))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from ffnet_deploy.pipeline.current import current_graph
 from ffnet_deploy.pipeline.ladder import ladder
 
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx has no wheel for this platform")
+RTX = "tensorrt-rtx"
 STEM = f"{SMALL}@64x128"
 
 
@@ -221,7 +222,7 @@ def test_what_cannot_be_is_refused_before_any_work(
         workspace.calibration(STEM).unlink()
     monkeypatch.setattr(sys.modules["ffnet_deploy.pipeline.build"], "_source", None)
     with pytest.raises((ArtifactError, UsageError, MissingDependencyError), match=says):
-        pipeline.build(workspace, None, pipeline.BuildOptions(("fp16", "int8"), **{"runtime": "tensorrt-rtx", **options}))
+        pipeline.build(workspace, None, pipeline.BuildOptions(("fp16", "int8"), **{"runtime": RTX, **options}))
 
 
 def test_too_little_int8_is_refused_for_every_runtime(workspace: Workspace) -> None:
