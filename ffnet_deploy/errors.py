@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import ClassVar
 
 
@@ -107,3 +108,14 @@ def needs(package: str) -> Iterator[None]:
     except ImportError as error:
         remedy = _REMEDIES.get(package, f"Run: pip install {package}")
         raise MissingDependencyError(f"{package} cannot be imported ({error}). {remedy}") from error
+
+
+def require(module: str) -> None:
+    """Hold a machine to a package without importing it.
+
+    Raises:
+        MissingDependencyError: it is not installed; as from :func:`needs`.
+    """
+    with needs(module):
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -86,6 +86,7 @@ def look_inside(
     feed: Feeds,
     *,
     threads: int,
+    factors: Sequence[Mapping[str, np.ndarray]] | None = None,
     budget: int = BUDGET,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Inside]:
@@ -100,6 +101,8 @@ def look_inside(
         floors: for each graph, the relative error below which nothing is a jump.
         feed: normalised float32 images.
         threads: of every session.
+        factors: for each graph, by tensor, what its channels are multiplied with to be the exported graph's; float32
+            (C,), of :class:`ffnet_deploy.graph.equalise.Equalised`.
         budget: bytes of tensors held at once; a single larger tensor is held all the same.
         progress: told (tensors done, tensors).
 
@@ -110,11 +113,13 @@ def look_inside(
     batch = len(feed["image"])
     given = [{name for node in graph.graph.node for name in node.output} for graph in graphs]
     layers: list[dict[str, Layer]] = [{} for _ in graphs]
+    undo = factors or [{}] * len(graphs)
     done = 0
     for group in grouped([tap._replace(size=2 * batch * tap.size) for tap in inner], budget):
         wanted = reference.inner(feed, [tap.node for tap in group])
-        for graph, names, found in zip(graphs, given, layers, strict=True):
-            found.update(_compared([tap for tap in group if tap.tensor in names], wanted, graph, feed, threads))
+        for graph, names, found, by in zip(graphs, given, layers, undo, strict=True):
+            some = [tap for tap in group if tap.tensor in names]
+            found.update(_compared(some, wanted, _Scaled(graph, by), feed, threads))
         done += len(group)
         if progress:
             progress(done, len(inner))
@@ -128,16 +133,29 @@ def look_inside(
     ]
 
 
+class _Scaled(NamedTuple):
+    """A graph, and what its tensors' channels are multiplied with before they are compared."""
+
+    graph: onnx.ModelProto
+    factors: Mapping[str, np.ndarray]
+
+    def undone(self, name: str, values: np.ndarray) -> np.ndarray:
+        if name not in self.factors:
+            return values
+        return np.asarray(values * self.factors[name].reshape(-1, *[1] * (values.ndim - 2)))
+
+
 def _compared(
-    group: Sequence[Tap], wanted: Mapping[str, np.ndarray], graph: onnx.ModelProto, feed: Feeds, threads: int
+    group: Sequence[Tap], wanted: Mapping[str, np.ndarray], scaled: _Scaled, feed: Feeds, threads: int
 ) -> Iterator[tuple[str, Layer]]:
     if not group:
         return
-    part = tapped(graph, [tap.tensor for tap in group]).SerializeToString()
+    part = tapped(scaled.graph, [tap.tensor for tap in group]).SerializeToString()
     with OnnxRuntimeRunner(part, threads=threads, spinning=False, optimised=False) as runner:
         outputs = runner({"image": feed["image"].astype(runner.inputs[0].dtype, copy=False)})
     for tap in group:
-        yield tap.tensor, differing(tap.node, wanted[tap.node], outputs.pop(tap.tensor))
+        values = scaled.undone(tap.tensor, outputs.pop(tap.tensor))
+        yield tap.tensor, differing(tap.node, wanted[tap.node], values)
 
 
 def differing(node: str, reference: np.ndarray, other: np.ndarray) -> Layer:

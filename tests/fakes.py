@@ -110,5 +110,5 @@ def small_graph() -> bytes:
     from ffnet_deploy.zoo.weights import load_random
 
     spec = find(SMALL)
-    model = export(load_random(spec).module, spec, SMALL_SHAPE, opset=20, metadata={})
+    model = export(load_random(spec).module, spec, SMALL_SHAPE, opset=20, metadata={"model": SMALL})
     return bytes(model.SerializeToString(deterministic=True))

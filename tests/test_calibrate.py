@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from PIL import Image
 
 from ffnet_deploy import artifacts, pipeline
 from ffnet_deploy.artifacts import Record, Workspace
+from ffnet_deploy.data.imagenet import find_set, load
+from ffnet_deploy.data.images import normalise
 from ffnet_deploy.data.scenes import draw_scene, write_cityscapes
 from ffnet_deploy.errors import ArtifactError, DataError, FFNetDeployError, PrecisionError, UsageError
 from ffnet_deploy.graph.methods import METHODS
@@ -28,7 +31,8 @@ from ffnet_deploy.graph.qdq import watched
 from ffnet_deploy.pipeline import CalibrateOptions, Calibration, calibrate
 from ffnet_deploy.pipeline import calibration_images as sources
 from ffnet_deploy.pipeline.calibrate import current_calibration
-from ffnet_deploy.pipeline.current import current_graph
+from ffnet_deploy.pipeline.current import Graph, current_graph
+from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
 STORY = sys.modules["ffnet_deploy.pipeline.calibrate"]
 
@@ -139,7 +143,7 @@ def test_a_calibration_that_fits_is_used_again(
     assert other.values["tensors"] == first.values["tensors"]
 
 
-@pytest.mark.parametrize("what", ["images", "graph", "percentile", "damage"])
+@pytest.mark.parametrize("what", ["images", "graph", "percentile", "damage", "fewer", "method"])
 def test_what_has_changed_is_looked_at_again(ready: Workspace, streets: Path, what: str) -> None:
     first = calibrated(ready)
     options: dict[str, Any] = {"images": 3}
@@ -149,11 +153,15 @@ def test_what_has_changed_is_looked_at_again(ready: Workspace, streets: Path, wh
         options["percentile"] = 99.0
     elif what == "graph":
         put_graph(ready, changed(lambda name, values: values * 2 if name.endswith("conv0.weight") else values))
+    elif what == "fewer":
+        rewritten(first, lambda values: values["tensors"].popitem())
+    elif what == "method":
+        rewritten(first, lambda values: [found.pop("entropy") for found in values["tensors"].values()])
     else:
         first.path.write_text(first.path.read_text()[:-100])
     again = run(ready, streets, **options)
     assert not again.reused
-    assert (again.values["tensors"] == first.values["tensors"]) == (what == "damage")
+    assert (again.values["tensors"] == first.values["tensors"]) == (what in ("damage", "fewer", "method"))
 
 
 def changed(change: Callable[[str, np.ndarray], np.ndarray]) -> bytes:
@@ -170,6 +178,23 @@ def test_a_folder_of_pictures_is_resized_and_says_so(space: Workspace, photos: P
     images = found.values["images"]
     assert (images["from"], images["count"], images["resized"]) == ("folder of images", 3, True)
     assert images["names"] == ["a.png", "b.jpg", "more/c.webp"]
+
+
+def test_its_command_can_be_pasted_and_its_sessions_are_closed(
+    space: Workspace, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[OnnxRuntimeRunner] = []
+    close = OnnxRuntimeRunner.close
+
+    def counted(runner: OnnxRuntimeRunner) -> None:
+        closed.append(runner)
+        close(runner)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "close", counted)
+    folder = shutil.copytree(photos, tmp_path / "my photos; all")
+    found = run(space, folder)
+    assert shlex.split(found.values["command"])[3:5] == ["--data", str(folder)]
+    assert closed
 
 
 def test_images_are_chosen_evenly(space: Workspace, streets: Path) -> None:
@@ -205,6 +230,66 @@ def test_val_is_never_looked_at_unasked(space: Workspace, streets: Path, tmp_pat
     with pytest.raises(DataError, match="val split"):
         run(space, loose)
     assert "calibrated on val" in run(space, loose, allow_val=True).values["marks"]
+
+
+@pytest.mark.parametrize("place", ["val", "validation", "a/val/b"])
+def test_a_folder_of_that_name_is_val(space: Workspace, photos: Path, tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "any" / place
+    shutil.copytree(photos, folder)
+    for data in (folder, tmp_path / "any"):
+        with pytest.raises(DataError, match="val split"):
+            run(space, data)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(DataError, match="val split"):
+        run(space, tmp_path / "link")
+    assert "calibrated on val" in run(space, folder, allow_val=True).values["marks"]
+
+
+CLASSIFIER = "classification_ffnet46NS_CBX_mobile"
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ImageNet's folders with four train and two val pictures of two classes."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for split, count in (("train", 2), ("val", 1)):
+        for wnid in ("n01440764", "n01751748"):
+            (root / split / wnid).mkdir(parents=True)
+            for i in range(count):
+                picture = Image.fromarray(draw_scene(70 + 10 * i, 90, i).image)
+                picture.save(root / split / wnid / f"{wnid}_{i}.JPEG")
+    return root
+
+
+def classifier(workspace: Workspace, size: int) -> Graph:
+    """The graph as calibration's choice of images sees it: its record alone."""
+    shape = {"shape": [1, 3, size, size]}
+    record = Record("graph", CLASSIFIER, "fp32", sha256="0" * 64, size=0, sources={}, options=shape)
+    return Graph(workspace.graph(CLASSIFIER), record)
+
+
+def test_imagenet_gives_its_train_split_as_evaluation_makes_it(
+    workspace: Workspace, objects: Path, tmp_path: Path
+) -> None:
+    graph = classifier(workspace, 224)
+    found = sources.find_images(graph, objects, None, allow_val=False)
+    assert (found.title, found.resized, found.val, len(found.names)) == ("ImageNet train", False, False, 4)
+    wanted = [normalise(load(sample)) for sample in find_set(objects / "train").samples]
+    assert all(np.array_equal(read(), image) for read, image in zip(found.readers, wanted, strict=True))
+    val = sources.find_images(graph, objects, None, allow_val=True)
+    assert (val.title, val.val, len(val.names)) == ("ImageNet val", True, 2)
+    # A folder of the same pictures gives the same, and val is val by any name.
+    plain = sources.find_images(graph, objects / "train", None, allow_val=False)
+    assert (plain.title, plain.resized) == ("folder of images", False)
+    assert all(np.array_equal(read(), image) for read, image in zip(plain.readers, wanted, strict=True))
+    shutil.copytree(objects / "val", tmp_path / "only" / "val")
+    for folder in (objects / "val", tmp_path / "only"):
+        with pytest.raises(DataError, match="--allow-val"):
+            sources.find_images(graph, folder, None, allow_val=False)
+    with pytest.raises(UsageError, match="takes 64x64, and ImageNet's images are cropped to 224x224"):
+        sources.find_images(classifier(workspace, 64), objects, None, allow_val=False)
+    small = sources.find_images(classifier(workspace, 64), objects / "train", None, allow_val=False)
+    assert (small.resized, small.readers[0]().shape) == (True, (1, 3, 64, 64))
 
 
 @pytest.mark.parametrize(
@@ -365,13 +450,17 @@ def rewritten(found: Calibration, change: Callable[[dict[str, Any]], object]) ->
         ),
         (lambda v: v.update(version=0), "is no calibration of this version"),
         (lambda v: v.pop("tensors"), r"is no calibration of this version \('tensors'\)"),
-        (lambda v: v["tensors"].popitem(), r"1 tensors have no range, first head\..*Run: ffnet-deploy calibrate"),
+        (lambda v: v["images"].pop("names"), r"is no calibration of this version \('names'\)"),
+        (lambda v: v["images"].update(resized="no"), r"is no calibration of this version\. Run: "),
+        (lambda v: v["graph"].pop("file"), r"is no calibration of this version \('file'\)"),
+        (lambda v: v.update(marks="untrained"), r"is no calibration of this version \('untrained' is no list\)"),
+        (lambda v: v["tensors"].popitem(), rf"1 tensors have no range, first head\..*calibrate {SMALL} --data"),
         (
             lambda v: [t.pop("entropy") for t in v["tensors"].values()],
             r"holds no ranges by 'entropy' \(percentile, mse",
         ),
     ],
-    ids=["model", "graph", "version", "cut", "fewer", "method"],
+    ids=["model", "graph", "version", "cut", "names", "resized", "file", "marks", "fewer", "method"],
 )
 def test_a_calibration_that_does_not_fit_is_refused(
     ready: Workspace, change: Callable[[dict[str, Any]], object], says: str

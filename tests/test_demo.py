@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 from ffnet_deploy import demo, pipeline
-from ffnet_deploy.artifacts import Workspace, load_record
+from ffnet_deploy.artifacts import Workspace, load_record, record_path
 from ffnet_deploy.data.cityscapes import find_split, load
 from ffnet_deploy.data.images import blur_and_halve, normalise
 from ffnet_deploy.evaluate.labels import upsampled_labels
+from ffnet_deploy.graph.methods import DEFAULT_METHOD
 from ffnet_deploy.zoo.specs import find
 from ffnet_deploy.zoo.weights import build_model
 
@@ -91,3 +93,49 @@ def test_the_demo_is_worth_looking_at() -> None:
     result = pipeline.evaluate_cityscapes(Workspace(TRAINED.parents[1]), demo.MODEL, options)
     assert result.scores[0].value > 60
     assert result.failure is None
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The demo's FP32 graph in a workspace of its own, calibrated on its train scenes, with INT8 and FP32 engines."""
+    space = Workspace(tmp_path_factory.mktemp("int8"))
+    made = TRAINED.parents[1]
+    space.models.mkdir()
+    (space.root / "weights").symlink_to(made / "weights")
+    for file in (Workspace(made).graph(demo.MODEL), record_path(Workspace(made).graph(demo.MODEL))):
+        shutil.copy(file, space.models)
+    found = pipeline.calibrate(space, demo.MODEL, pipeline.CalibrateOptions(made / "cityscapes"))
+    assert (found.values["images"]["count"], found.method) == (24, DEFAULT_METHOD)
+    pipeline.build(space, demo.MODEL, pipeline.BuildOptions(("fp32", "int8")))
+    return space
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRAINED.exists(), reason="needs the weights of: make demo")
+def test_int8_of_either_dialect_costs_next_to_nothing(int8: Workspace) -> None:
+    only = ("onnxruntime int8", "onnx int8 emulated")
+    options = pipeline.EvalOptions(root=TRAINED.parents[1] / "cityscapes", only=only)
+    result = pipeline.evaluate_cityscapes(int8, demo.MODEL, options)
+    found = {
+        entry.rung: (result.drop(i), result.scores[i].agreement)
+        for i, entry in enumerate(result.results.entries)
+        if entry.precision == "int8"
+    }
+    result.delivered()
+    print(f"INT8, drop in points and agreement in %: {found}")  # noqa: T201 - the figures are asked for
+    assert found.keys() == set(only)
+    for drop, agreement in found.values():
+        assert drop <= 0.1
+        assert agreement >= 99.5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TRAINED.exists(), reason="needs the weights of: make demo")
+def test_int8_engines_are_small_and_compute_in_integers(int8: Workspace) -> None:
+    sizes = {}
+    for runtime in ("tensorrt-rtx", "onnxruntime"):
+        small, large = (int8.engine(demo.MODEL, precision, runtime) for precision in ("int8", "fp32"))
+        sizes[runtime] = small.stat().st_size / large.stat().st_size
+        assert load_record(small, remedy="build").found["share"]["int8"] >= 0.98
+    print(f"size of INT8 engines by FP32's: {sizes}")  # noqa: T201 - the figures are asked for
+    assert max(sizes.values()) <= 0.42

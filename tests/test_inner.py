@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import hostile
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +12,7 @@ from fakes import SMALL, SMALL_SHAPE, small_graph, street_feeds
 from onnx import numpy_helper
 
 from ffnet_deploy.errors import EngineError
+from ffnet_deploy.graph.equalise import equalise
 from ffnet_deploy.graph.export import export
 from ffnet_deploy.graph.fp16 import rounded, to_fp16
 from ffnet_deploy.graph.taps import Tap, grouped, tapped, taps
@@ -195,3 +197,19 @@ def test_equal_tensors_have_no_noise_and_nan_has_all() -> None:
     found = differing("x", ones, nan)
     assert (found.max_difference, found.sqnr) == (np.inf, -np.inf)
     assert found.to_json()["sqnr_db"] == "-inf"
+
+
+def test_factors_of_equalisation_are_undone_on_hostile_weights() -> None:
+    module = load_random(find(SMALL)).module
+    module.load_state_dict(hostile.tailed(hostile.scaled(module.state_dict())))
+    hard = export(module, find(SMALL), SMALL_SHAPE, opset=20, metadata={})
+    found = equalise(hard)
+    floors = [FLOORS["fp32"]] * 2
+    with PyTorchRunner(module, SMALL_SHAPE) as runner:
+        undone, plain = look_inside(
+            runner, hard, [found.model] * 2, floors, FEED, threads=1, factors=[found.factors, {}]
+        )
+    assert plain.jump is not None
+    assert undone.jump is None
+    # Behind a Concat too.
+    assert max(layer.noise for layer in undone.layers) < FLOORS["fp32"]

@@ -18,10 +18,14 @@ from test_calibrate import put_graph
 from ffnet_deploy import artifacts, pipeline
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data.scenes import write_cityscapes
+from ffnet_deploy.errors import ArtifactError, EngineError, MissingDependencyError, UsageError
+from ffnet_deploy.graph.methods import METHODS
+from ffnet_deploy.pipeline.calibrate import fingerprint, read_calibration
 from ffnet_deploy.pipeline.current import current_graph
 from ffnet_deploy.pipeline.ladder import ladder
 
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx has no wheel for this platform")
+RTX = "tensorrt-rtx"
 STEM = f"{SMALL}@64x128"
 
 
@@ -76,7 +80,7 @@ def test_auto_builds_both_dialects_and_fp32(made: Path) -> None:
     calibration = made / "calibration" / f"{STEM}.json"
     for kind in ("int8", "int8-cpu"):
         graph = record(made / "models" / f"{STEM}.{kind}.onnx")
-        assert graph["sources"]["calibration"]["sha256"] == artifacts.sha256_of(calibration)
+        assert graph["sources"]["calibration"]["fingerprint"] == fingerprint(read_calibration(calibration))
         assert graph["options"]["method"] == "percentile"
         assert graph["found"]["quantised"]["share"] == graph["found"]["quantised"]["possible"] > 0.98
         assert list(graph["found"]["declined"]) == ["head.layers.3.last_layer.3/Conv"]
@@ -159,3 +163,76 @@ def test_inspect_a_calibration(run: Cli, made: Path) -> None:
     assert "94 tensors" in result.out
     assert re.search(r"current +yes\n", result.out)
     assert "Cityscapes train" in result.out
+
+
+def test_a_calibration_on_val_marks_every_result(run: Cli, streets: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "val")
+    put_graph(workspace, small_graph())
+    pipeline.calibrate(workspace, None, pipeline.CalibrateOptions(streets, allow_val=True))
+    (engine,) = pipeline.build(workspace, None, pipeline.BuildOptions(("int8",), "onnxruntime"))
+    assert engine.record.marks == ["untrained", "calibrated on val"]
+    commands = {
+        "eval": ("eval", "cityscapes", "--root", streets),
+        "bench": ("bench", "--iters", "1", "--min-seconds", "0"),
+        "profile": ("bench", "--profile", "--iters", "1"),
+        "verify": ("verify",),
+    }
+    for name, command in commands.items():
+        file = tmp_path / f"{name}.json"
+        assert run(*command, "--workspace", workspace.root, "--json", file).code == 0, name
+        assert json.loads(file.read_text())["marks"] == ["untrained", "calibrated on val"], name
+
+
+@pytest.mark.parametrize("kind", ["engine", "graph"])
+def test_int8_does_not_survive_other_ranges(run: Cli, workspace: Workspace, streets: Path, kind: str) -> None:
+    engine, graph = workspace.engine(STEM, "int8", "onnxruntime"), workspace.graph(STEM, "int8")
+    options = pipeline.CalibrateOptions(streets, method="mse")
+    assert pipeline.calibrate(workspace, None, options).reused
+    # The file is another, its ranges are not.
+    assert len(ladder(workspace, current_graph(workspace, None), emulated=True).running) == 3
+    assert re.search(r"current +yes\n", run("inspect", engine, "--workspace", workspace.root).out)
+    pipeline.calibrate(workspace, None, pipeline.CalibrateOptions(streets, percentile=99.0))
+    stale = engine
+    if kind == "graph":
+        stale = graph
+        for file in workspace.engines.glob("*int8*"):
+            file.unlink()
+    with pytest.raises(ArtifactError, match=rf"{stale.name} is stale: .* Run: ffnet-deploy build {SMALL} --int8"):
+        ladder(workspace, current_graph(workspace, None), only=("onnxruntime int8", "onnx"), emulated=True)
+    shown = run("inspect", stale, "--workspace", workspace.root).out
+    assert re.search(rf"current +no: .* calibrated again since. Run: ffnet-deploy build {SMALL} --int8", shown)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"int8": pipeline.Int8Options(keep_fp16=("absent*",))}, "--keep-fp16 'absent\\*' names no convolution"),
+        ({"int8": pipeline.Int8Options("guess")}, "holds no ranges by 'guess'"),
+        ({"runtime": "tensorrt"}, r"tensorrt cannot be imported \(No module named 'tensorrt'\)\. Run: pip install"),
+        ({}, "does not exist .INT8 needs the ranges"),
+    ],
+    ids=["pattern", "method", "runtime", "calibration"],
+)
+def test_what_cannot_be_is_refused_before_any_work(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
+) -> None:
+    if options.get("runtime") and find_spec("tensorrt"):
+        pytest.skip("TensorRT is installed")
+    if not options:
+        workspace.calibration(STEM).unlink()
+    monkeypatch.setattr(sys.modules["ffnet_deploy.pipeline.build"], "_source", None)
+    with pytest.raises((ArtifactError, UsageError, MissingDependencyError), match=says):
+        pipeline.build(workspace, None, pipeline.BuildOptions(("fp16", "int8"), **{"runtime": RTX, **options}))
+
+
+def test_too_little_int8_is_refused_for_every_runtime(workspace: Workspace) -> None:
+    path = workspace.calibration(STEM)
+    values = json.loads(path.read_text())
+    for name, found in values["tensors"].items():
+        if name.startswith("backbone_model.layer3"):
+            found.update({method: [0.0, 0.0, 0.0] for method in METHODS})
+    path.write_text(json.dumps(values))
+    before = artifacts.sha256_of(workspace.engine(STEM, "int8", "onnxruntime"))
+    with pytest.raises(EngineError, match=r"Only [0-9.]+ % of the multiply-accumulates are INT8 \(98\.0 % were needed"):
+        pipeline.build(workspace, None, pipeline.BuildOptions(("int8",), "onnxruntime"))
+    assert artifacts.sha256_of(workspace.engine(STEM, "int8", "onnxruntime")) == before

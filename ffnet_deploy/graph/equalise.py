@@ -11,6 +11,7 @@ there for pairs of convolutions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,6 +33,8 @@ class Stream:
     makers: list[onnx.NodeProto] = field(default_factory=list)
     readers: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)
     """With the first of the channels that they read: behind a Concat there are others before."""
+    tensors: list[str] = field(default_factory=list)
+    """Names of the activations."""
     fixed: bool = False
     """Something else makes or reads it, so it stays as it is."""
 
@@ -42,6 +45,8 @@ class Equalised:
 
     model: onnx.ModelProto
     streams: int
+    factors: Mapping[str, np.ndarray]
+    """By tensor: what each of its channels is to be multiplied with to be as before, float32 (C,)."""
 
 
 def equalise(model: onnx.ModelProto) -> Equalised:
@@ -56,9 +61,16 @@ def equalise(model: onnx.ModelProto) -> Equalised:
     copied.CopyFrom(model)
     links = Links(copied.graph)
     streams = [s for s in _streams(copied, links) if not s.fixed and s.makers and s.readers]
+    channels = _channels(copied)
+    factors: dict[str, np.ndarray] = {}
     for stream in streams:
-        _balance(stream, links)
-    return Equalised(copied, len(streams))
+        factors.update(dict.fromkeys(stream.tensors, _balance(stream, links)))
+    for node in copied.graph.node:
+        # Behind a Concat nothing is balanced, but its parts are.
+        if node.op_type == "Concat" and any(name in factors for name in node.input):
+            parts = [factors[n] if n in factors else np.ones(channels[n], np.float32) for n in node.input]
+            factors[node.output[0]] = np.concatenate(parts)
+    return Equalised(copied, len(streams), factors)
 
 
 def _streams(model: onnx.ModelProto, links: Links) -> list[Stream]:
@@ -74,15 +86,20 @@ def _streams(model: onnx.ModelProto, links: Links) -> list[Stream]:
             for name in links.data_inputs(node):
                 group[root(name)] = root(node.output[0])
     streams = {name: Stream() for name in group if root(name) == name}
-    channels = {name: shape[1] if len(shape) > 1 else 0 for name, shape in shapes(model).items()}
+    channels = _channels(model)
     for name in group:
         stream = streams[root(name)]
+        stream.tensors.append(name)
         stream.fixed |= name in links.ends or name not in links.maker
         if name in links.maker:
             _made_by(stream, links.maker[name], links)
         for node in links.readers.get(name, []):
             _read_by(stream, node, name, channels, links)
     return list(streams.values())
+
+
+def _channels(model: onnx.ModelProto) -> dict[str, int]:
+    return {name: shape[1] if len(shape) > 1 else 0 for name, shape in shapes(model).items()}
 
 
 def _made_by(stream: Stream, node: onnx.NodeProto, links: Links) -> None:
@@ -113,18 +130,19 @@ def _owns_filter(node: onnx.NodeProto, links: Links) -> bool:
     return all(name in links.constants and len(links.readers[name]) == 1 for name in node.input[1:])
 
 
-def _balance(stream: Stream, links: Links) -> None:
+def _balance(stream: Stream, links: Links) -> np.ndarray:
+    """Change the filters of a stream, and give what its channels were divided by: float32 (C,)."""
     made = np.max([np.abs(_filter(node, links)).max(axis=(1, 2, 3)) for node in stream.makers], axis=0)
     width = len(made)
     slices = [(node, slice(start, start + width)) for node, start in stream.readers]
     read = np.max([np.abs(_filter(node, links)[:, part]).max(axis=(0, 2, 3)) for node, part in slices], axis=0)
     alive = (made > 0) & (read > 0)
     if not alive.any():
-        return
+        return np.ones(width, np.float32)
     octaves = np.where(alive, np.log2(np.where(alive, made / np.where(alive, read, 1), 1)) / 2, 0)
     # A factor common to all would move the range of the whole tensor, and nothing else.
     octaves = np.where(alive, np.round(octaves - octaves[alive].mean()), 0)
-    factors = np.clip(2.0**octaves, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
+    factors: np.ndarray = np.clip(2.0**octaves, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
     for node in stream.makers:
         _store(node.input[1], _filter(node, links) / factors.reshape(-1, 1, 1, 1), links)
         for bias in node.input[2:]:
@@ -133,6 +151,7 @@ def _balance(stream: Stream, links: Links) -> None:
         values = _filter(node, links).copy()
         values[:, part] *= factors.reshape(1, -1, 1, 1)
         _store(node.input[1], values, links)
+    return factors
 
 
 def _filter(node: onnx.NodeProto, links: Links) -> np.ndarray:

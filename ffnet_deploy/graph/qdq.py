@@ -223,9 +223,10 @@ def quantise(
     known = {**limits, **input_limits(model)}
     missing = [name for name in watched(model) if name not in known]
     if missing:
+        name = next((entry.value for entry in model.metadata_props if entry.key == "ffnet_deploy.model"), "NAME")
         raise PrecisionError(
             f"{len(missing)} tensors have no range, first {missing[0]} (all that are quantised need one). "
-            "Run: ffnet-deploy calibrate --data DIR"
+            f"Run: ffnet-deploy calibrate {name} --data DIR"
         )
     chosen = plan(model, known, keep=keep, beyond=beyond)
     if not chosen.nodes:

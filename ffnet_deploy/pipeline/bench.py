@@ -193,7 +193,7 @@ def bench(
         starts=starts,
         intervals=_intervals(latencies, options) if latencies else (None,) * len(starts),
         skipped=found.skipped,
-        marks=tuple(graph.record.marks),
+        marks=found.marks,
         hashes=_hashes(graph, rungs),
         environment=environment(),
         load={"other_work_before": before, **watch.to_json()},

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Record, Workspace
-from ffnet_deploy.errors import EngineError, MissingDependencyError, UsageError
+from ffnet_deploy.errors import EngineError, MissingDependencyError, UsageError, require
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
-from ffnet_deploy.pipeline.precision import Int8Options, half_graph, int8_graph
+from ffnet_deploy.pipeline.precision import Int8Options, check_int8, half_graph, int8_graph
 from ffnet_deploy.runtimes import options as engine_options
 from ffnet_deploy.runtimes.options import EngineOptions
 
@@ -90,6 +90,11 @@ def build(
         if options.runtime != "auto" or runtime != "onnxruntime":
             engine_options.check(options.engine, runtime)
     _check_ends(graph, options)
+    # Before any work: an FP16 graph alone takes up to a minute.
+    for runtime in dict.fromkeys(runtime for _, runtime in jobs):
+        require(runtime.replace("-", "_"))
+    if "int8" in options.precisions:
+        check_int8(workspace, graph, options.int8)
     # Once for each kind of graph: two runtimes build from the same file.
     sources = {kind: _source(workspace, graph, kind, options, progress) for kind in map(_graph_kind, jobs)}
     ready = {kind: _deployed(workspace, source, options) for kind, source in sources.items()}
@@ -185,7 +190,7 @@ def _deployed(workspace: Workspace, source: Graph, options: BuildOptions) -> Gra
             precision=precision,
             sha256=sha256,
             size=size,
-            sources={"graph": {"file": source.path.name, "sha256": source.record.sha256}},
+            sources={"graph": {"file": source.path.name, "sha256": source.record.sha256}, **_ranges(source)},
             options={**source.record.options, **_ends_json(options)},
             found={key: source.record.found[key] for key in _CARRIED if key in source.record.found},
             marks=source.record.marks,
@@ -195,6 +200,11 @@ def _deployed(workspace: Workspace, source: Graph, options: BuildOptions) -> Gra
         ),
     )
     return Graph(path, record)
+
+
+def _ranges(source: Graph) -> dict[str, Any]:
+    """The calibration that an INT8 graph was made from, for what is made from that graph."""
+    return {key: value for key, value in source.record.sources.items() if key == "calibration"}
 
 
 def _ends_json(options: BuildOptions) -> dict[str, Any]:
@@ -211,6 +221,8 @@ def _build_one(
     workspace: Workspace, graph: Graph, source: Graph, job: _Job, options: BuildOptions, progress: Progress
 ) -> Built:
     progress(f"building {job.runtime} {job.precision}", 0, None)
+    if job.precision == "int8":
+        _check_share(source, source.record.found["quantised"]["share"])
     started = time.monotonic()
     # ONNX Runtime's engine comes along with `auto`: options for a GPU do not concern it.
     wanted = options.engine if job.runtime != "onnxruntime" else EngineOptions(batch=options.engine.batch)
@@ -230,6 +242,7 @@ def _build_one(
             sources={
                 "graph": {"file": source.path.name, "sha256": source.record.sha256},
                 "exported": {"file": graph.path.name, "sha256": graph.record.sha256},
+                **_ranges(source),
             },
             options={
                 "command": _command(graph, job, options),
@@ -239,7 +252,7 @@ def _build_one(
                 **{key: str(value) if key == "batch" else value for key, value in wanted.asked().items()},
             },
             found=found,
-            marks=graph.record.marks,
+            marks=source.record.marks,
             seconds=round(time.monotonic() - started, 3),
             tools=artifacts.tool_versions(*_TOOLS),
             created=artifacts.now(),

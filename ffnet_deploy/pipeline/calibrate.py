@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffnet_deploy import artifacts, runtimes
-from ffnet_deploy.artifacts import Workspace
+from ffnet_deploy.artifacts import Record, Workspace
 from ffnet_deploy.errors import ArtifactError, UsageError
 from ffnet_deploy.graph.methods import DEFAULT_METHOD, METHODS, PERCENTILE
 from ffnet_deploy.pipeline.calibration_images import Images, batches, find_images
@@ -29,6 +31,8 @@ _VERSION = 1
 _BUDGET = 64 << 20
 """Bytes of activations that are looked at at a time."""
 _SAVE_EVERY_S = 20.0
+_OF_IMAGES = {"from": str, "count": int, "resized": bool, "names": list}
+"""What the file says of its images, besides their hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,11 @@ class Calibration:
     def method(self) -> str:
         """What ``build`` uses unless it is told otherwise."""
         return str(self.values["method"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what an INT8 graph depends on; the default method and the command are not of it."""
+        return fingerprint(self.values)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -109,13 +118,13 @@ def calibrate(
     progress("hashing the images", 0, None)
     images = find_images(graph, options.data, options.images, allow_val=options.allow_val)
     path = workspace.calibration(graph.stem)
-    known = _reusable(path, graph, images, options)
+    model = equalised(graph)
+    known = _reusable(path, graph, model, images, options)
     if known is not None:
         if known["method"] != options.method:
             known = {**known, "method": options.method, "command": _command(graph, options)}
             artifacts.write_json(path, known)
         return Calibration(path, known, reused=True)
-    model = equalised(graph)
     histograms, resumed = _observe(path, model, graph, images, options, progress)
     progress("choosing ranges", 0, None)
     values = {
@@ -155,7 +164,8 @@ def _check(options: CalibrateOptions) -> None:
 
 
 def _command(graph: Graph, options: CalibrateOptions) -> str:
-    parts = [f"ffnet-deploy calibrate {graph.record.model} --data {options.data} --method {options.method}"]
+    data = shlex.quote(str(options.data))
+    parts = [f"ffnet-deploy calibrate {graph.record.model} --data {data} --method {options.method}"]
     parts += [f"--images {options.images}"] if options.images else []
     parts += [f"--percentile {options.percentile:g}"] if options.percentile != PERCENTILE else []
     return " ".join([*parts, *(["--allow-val"] if options.allow_val else [])])
@@ -184,8 +194,12 @@ def _tensors(histograms: Mapping[str, Histogram], percentile: float) -> dict[str
     }
 
 
-def _reusable(path: Path, graph: Graph, images: Images, options: CalibrateOptions) -> dict[str, Any] | None:
-    """What is there already, if it is of this graph and these images."""
+def _reusable(
+    path: Path, graph: Graph, model: onnx.ModelProto, images: Images, options: CalibrateOptions
+) -> dict[str, Any] | None:
+    """What is there already, if it is of this graph and these images, and whole."""
+    from ffnet_deploy.graph.qdq import watched
+
     try:
         values = read_calibration(path)
     except ArtifactError:
@@ -194,6 +208,8 @@ def _reusable(path: Path, graph: Graph, images: Images, options: CalibrateOption
         values["graph"]["sha256"] == graph.record.sha256
         and values["images"]["sha256"] == images.sha256
         and values["percentile"] == options.percentile
+        and values["tensors"].keys() == set(watched(model))
+        and all(method in found for found in values["tensors"].values() for method in METHODS)
     )
     return values if same else None
 
@@ -212,6 +228,9 @@ def read_calibration(path: Path) -> dict[str, Any]:
             and all(isinstance(values[key], str) for key in ("model", "method", "command"))
             and isinstance(values["percentile"], float)
             and all(isinstance(values[key]["sha256"], str) for key in ("graph", "images"))
+            and isinstance(values["graph"]["file"], str)
+            and all(isinstance(mark, str) for mark in _listed(values["marks"]))
+            and all(isinstance(values["images"][key], kind) for key, kind in _OF_IMAGES.items())
             and all(_is_range(found) for found in values["tensors"].values())
         )
     except FileNotFoundError:
@@ -223,6 +242,39 @@ def read_calibration(path: Path) -> dict[str, Any]:
     if not good:
         raise ArtifactError(f"{path} is no calibration of this version. Run: ffnet-deploy calibrate --data DIR")
     return dict(values)
+
+
+def fingerprint(values: Mapping[str, Any]) -> str:
+    """Hash of a calibration's graph, images and ranges.
+
+    Args:
+        values: of :func:`read_calibration`.
+    """
+    hashes = [values[key]["sha256"] for key in ("graph", "images")]
+    return artifacts.hash_json([*hashes, values["percentile"], values["tensors"]])
+
+
+def ranges_changed(workspace: Workspace, record: Record) -> bool:
+    """Whether an INT8 graph or engine was made from other ranges than its calibration has now.
+
+    Raises:
+        ArtifactError: the calibration is damaged.
+    """
+    if record.precision not in ("int8", "int8-cpu"):
+        return False
+    source = record.sources.get("calibration", {})
+    if not {"file", "fingerprint"} <= source.keys():
+        return True
+    path = workspace.calibration(source["file"].removesuffix(".json"))
+    # Without the file, nothing says that there are newer ranges.
+    return path.exists() and fingerprint(read_calibration(path)) != source["fingerprint"]
+
+
+def _listed(value: object) -> list[Any]:
+    """A list; text, which one may iterate over too, is none."""
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
 
 
 def _is_range(found: Mapping[str, Any]) -> bool:
@@ -273,14 +325,17 @@ def _observe(
     ]
     saved = time.monotonic()
     progress("calibrating", done, len(images.names))
-    for seen, feed in batches(images, graph.shape[0], done):
-        for name, values in walk(pieces, runners, {"image": feed}):
-            histograms[name].add(values[: len(seen)], f"{name} on {', '.join(seen)}")
-        done += len(seen)
-        progress("calibrating", done, len(images.names))
-        if time.monotonic() - saved >= _SAVE_EVERY_S and done < len(images.names):
-            _save(_partial(path), key, histograms, done)
-            saved = time.monotonic()
+    with ExitStack() as stack:
+        for runner in runners:
+            stack.enter_context(runner)
+        for seen, feed in batches(images, graph.shape[0], done):
+            for name, values in walk(pieces, runners, {"image": feed}):
+                histograms[name].add(values[: len(seen)], f"{name} on {', '.join(seen)}")
+            done += len(seen)
+            progress("calibrating", done, len(images.names))
+            if time.monotonic() - saved >= _SAVE_EVERY_S and done < len(images.names):
+                _save(_partial(path), key, histograms, done)
+                saved = time.monotonic()
     return histograms, resumed
 
 

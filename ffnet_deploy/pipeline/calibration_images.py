@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ffnet_deploy import artifacts
 from ffnet_deploy.errors import DataError, UsageError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT = 128
 LEAST = 2
+Split = Literal["train", "val"]
 _HINT = "Calibrate on train images; --allow-val takes these and marks the result."
 
 
@@ -33,7 +35,7 @@ class Images:
     readers: tuple[Callable[[], np.ndarray], ...]
     """Each gives float32 (1, 3, H, W), ready for the network."""
     resized: bool
-    """To the network's input, without keeping their shape."""
+    """To the network's input, in another way than evaluation does."""
     val: bool
     """They belong to a val split, which scores are taken on."""
 
@@ -43,20 +45,25 @@ def find_images(graph: Graph, data: Path, count: int | None, *, allow_val: bool)
 
     Args:
         graph: what the images must fit.
-        data: a Cityscapes root, or a folder of images.
+        data: a root of Cityscapes or ImageNet, or a folder of images.
         count: of images; None is 128, or all there are.
         allow_val: take the val split.
 
     Raises:
-        UsageError: fewer than two images were asked for.
+        UsageError: fewer than two images were asked for, or the graph takes another size than ImageNet's protocol.
         DataError: too few images, a val split, or something that is no image.
     """
     if count is not None and count < LEAST:
         raise UsageError(f"--images {count} is too few for ranges ({LEAST} or more are needed). Leave it out for all.")
     from ffnet_deploy.data.cityscapes import is_root
+    from ffnet_deploy.data.imagenet.layouts import class_folders
 
-    if is_root(data):
-        return _cityscapes(graph, data, count, "val" if allow_val else "train")
+    split: Split = "val" if allow_val else "train"
+    if graph.spec.task == "classification":
+        if class_folders(data, "train") or class_folders(data, "val"):
+            return _imagenet(graph, data, count, split)
+    elif is_root(data):
+        return _cityscapes(graph, data, count, split)
     return _folder(graph, data, count, allow_val=allow_val)
 
 
@@ -82,7 +89,7 @@ def _ready(graph: Graph, image: np.ndarray) -> np.ndarray:
     return blur_and_halve(ready) if graph.spec.pre_down_twin else ready
 
 
-def _cityscapes(graph: Graph, root: Path, count: int | None, split: str) -> Images:
+def _cityscapes(graph: Graph, root: Path, count: int | None, split: Split) -> Images:
     from ffnet_deploy.data import cityscapes
 
     if not cityscapes.has_split(root, split):
@@ -100,34 +107,68 @@ def _cityscapes(graph: Graph, root: Path, count: int | None, split: str) -> Imag
     return Images(f"Cityscapes {split}", names, key, readers, resized=False, val=split == "val")
 
 
+def _imagenet(graph: Graph, root: Path, count: int | None, split: Split) -> Images:
+    from ffnet_deploy.data.imagenet import ImageSample, find_set, load
+    from ffnet_deploy.data.imagenet.layouts import class_folders
+
+    if not _cropped(graph):
+        raise UsageError(
+            f"{graph.path.name} takes {graph.shape[2]}x{graph.shape[3]}, and ImageNet's images are cropped to 224x224. "
+            f"Run: ffnet-deploy export {graph.record.model}"
+        )
+    folder = class_folders(root, split)
+    if folder is None:
+        raise DataError(f"{root} has no {split} split ({split}/WNID was needed). {_HINT}")
+    samples = find_set(folder).samples
+    picked = [samples[i] for i in _chosen(len(samples), count, folder)]
+    names = tuple(sample.name for sample in picked)
+    contents = [hashlib.sha256(sample.source.read()).hexdigest() for sample in picked]
+
+    def read(sample: ImageSample) -> np.ndarray:
+        return _ready(graph, load(sample))
+
+    readers = tuple(partial(read, sample) for sample in picked)
+    key = artifacts.hash_json([names, contents, "resized and cropped", graph.shape])
+    return Images(f"ImageNet {split}", names, key, readers, resized=False, val=split == "val")
+
+
+def _cropped(graph: Graph) -> bool:
+    """Whether the graph takes images as ImageNet's evaluation makes them."""
+    return graph.spec.task == "classification" and graph.shape[2:] == graph.spec.input_hw
+
+
 def _folder(graph: Graph, folder: Path, count: int | None, *, allow_val: bool) -> Images:
     from ffnet_deploy.data import folder as images
+    from ffnet_deploy.data.images import decode_any, resize_and_crop
     from ffnet_deploy.data.stored import File
 
     files = images.find_all(folder)
     val = [path for path in files if _is_val(path)]
     if val and not allow_val:
         raise DataError(f"{folder} holds images of a val split, first {val[0]}: scores are taken on those. {_HINT}")
-    size = _size(graph)
+    size, cropped = _size(graph), _cropped(graph)
     picked = [files[i] for i in _chosen(len(files), count, folder)]
     names = tuple(str(path.relative_to(folder)) for path in picked)
-    key = artifacts.hash_json(
-        [names, [hashlib.sha256(File(path).read()).hexdigest() for path in picked], size, graph.shape]
-    )
+    contents = [hashlib.sha256(File(path).read()).hexdigest() for path in picked]
+    key = artifacts.hash_json([names, contents, "resized and cropped" if cropped else size, graph.shape])
 
     def read(path: Path) -> np.ndarray:
+        if cropped:
+            return _ready(graph, resize_and_crop(decode_any(str(path), File(path).read())))
         return _ready(graph, images.resized(path, size))
 
     readers = tuple(partial(read, path) for path in picked)
-    return Images("folder of images", names, key, readers, resized=True, val=bool(val))
+    return Images("folder of images", names, key, readers, resized=not cropped, val=bool(val))
 
 
 def _is_val(path: Path) -> bool:
+    """By any folder's name, links followed or not, and by the names of published val images wherever they lie."""
     from ffnet_deploy.data.cityscapes import OFFICIAL_VAL
+    from ffnet_deploy.data.imagenet.truth import number_of
 
-    parts = path.absolute().parts
-    in_split = "val" in parts and ("leftImg8bit" in parts or "imagenet" in "".join(parts).lower())
-    return in_split or (path.name.partition("_")[0] in OFFICIAL_VAL and path.name.endswith("_leftImg8bit.png"))
+    folders = {*Path(os.path.abspath(path)).parts[:-1], *path.resolve().parts[:-1]}  # noqa: PTH100 - keeps links
+    city = path.name.partition("_")[0] in OFFICIAL_VAL and path.name.endswith("_leftImg8bit.png")
+    return bool(folders & {"val", "validation"}) or city or number_of(path.name) is not None
 
 
 def batches(images: Images, size: int, start: int) -> Iterator[tuple[list[str], np.ndarray]]:

@@ -301,7 +301,7 @@ class _Story:
             entries=entries,
             images=images,
             skipped=tuple((s.rung.name, s.reason) for s in self._rungs.skipped),
-            marks=tuple(record.marks),
+            marks=self._rungs.marks,
             tools=tools,
         )
 

@@ -10,7 +10,7 @@ from ffnet_deploy import artifacts
 from ffnet_deploy.artifacts import Record, Workspace
 from ffnet_deploy.errors import ArtifactError, FFNetDeployError
 from ffnet_deploy.graph.methods import METHODS
-from ffnet_deploy.pipeline.calibrate import read_calibration
+from ffnet_deploy.pipeline.calibrate import ranges_changed, read_calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,17 @@ def _staleness(workspace: Workspace, record: Record) -> str:
         if not file.is_file():
             return f"as far as can be known: {file} is not there"
         if artifacts.sha256_of(file) != source["sha256"]:
-            again = record.options.get("command") or f"ffnet-deploy build {record.model} --{record.precision}"
-            return f"no: {file} was made again since. Run: {again}"
-    return "yes"
+            return f"no: {file} was made again since. Run: {_again(record)}"
+    try:
+        changed = ranges_changed(workspace, record)
+    except ArtifactError as error:
+        return f"as far as can be known: {error}"
+    return f"no: {record.model} was calibrated again since. Run: {_again(record)}" if changed else "yes"
+
+
+def _again(record: Record) -> str:
+    command = f"ffnet-deploy build {record.model} --{record.precision.removesuffix('-cpu')}"
+    return str(record.options.get("command") or command)
 
 
 def _calibration(workspace: Workspace, path: Path) -> tuple[str, dict[str, Any]]:

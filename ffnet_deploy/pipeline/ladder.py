@@ -10,6 +10,7 @@ from typing import Any
 from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Record, Workspace
 from ffnet_deploy.errors import ArtifactError, FFNetDeployError, MissingDependencyError, UsageError, WeightsError
+from ffnet_deploy.pipeline.calibrate import ranges_changed
 from ffnet_deploy.pipeline.current import Graph, reference_weights
 from ffnet_deploy.runtimes import Ends, Rung
 
@@ -34,6 +35,11 @@ class Ladder:
     skipped: tuple[Skipped, ...]
     reference_alone: bool = False
     """Nothing else was asked for."""
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Of the reference and of every rung that runs, each once: what a result of them must say."""
+        return tuple(dict.fromkeys(mark for rung in (self.reference, *self.running) for mark in rung.marks))
 
     def nothing_ran(self) -> FFNetDeployError | None:
         """The error to end with when no rung besides the reference can run here."""
@@ -70,7 +76,7 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emul
     marks = tuple(graph.record.marks)
     model, upsampling = graph.record.model, graph.record.options.get("upsampling")
     reference = Rung(runtimes.REFERENCE, "fp32", model, graph.shape, weights, size, marks, upsampling)
-    built = [_rung(graph, path, record) for path, record in workspace.engines_of(graph.stem)]
+    built = [_rung(workspace, graph, path, record) for path, record in workspace.engines_of(graph.stem)]
     if emulated:
         built += [rung for precision in ("fp16", "int8") for rung in _emulated(workspace, graph, precision)]
     wanted = [rung for rung in built if not only or rung.name in only or rung.runtime in only]
@@ -90,11 +96,12 @@ def ladder(workspace: Workspace, graph: Graph, only: Sequence[str] = (), *, emul
     return Ladder(reference, running, skipped, alone)
 
 
-def _rung(graph: Graph, path: Path, record: Record) -> Rung:
+def _rung(workspace: Workspace, graph: Graph, path: Path, record: Record) -> Rung:
     remedy = record.options.get("command") or f"ffnet-deploy build {record.model}"
     record = artifacts.load_record(path, remedy=remedy)
     if record.sources["exported"]["sha256"] != graph.record.sha256:
         raise ArtifactError(f"{path} is stale: {graph.path} was exported again since. Run: {remedy}")
+    _check_ranges(workspace, path, record, remedy)
     assert record.runtime is not None
     return Rung(
         record.runtime,
@@ -108,6 +115,11 @@ def _rung(graph: Graph, path: Path, record: Record) -> Rung:
         built_by=None if record.options.get("version_compatible") else record.tools.get(record.runtime),
         ends=Ends(**{f.name: record.options[f.name] for f in fields(Ends) if f.name in record.options}),
     )
+
+
+def _check_ranges(workspace: Workspace, path: Path, record: Record, remedy: str) -> None:
+    if ranges_changed(workspace, record):
+        raise ArtifactError(f"{path} is stale: {record.model} was calibrated again since. Run: {remedy}")
 
 
 def _other_version(rung: Rung) -> str | None:
@@ -135,6 +147,7 @@ def _emulated(workspace: Workspace, graph: Graph, precision: str) -> list[Rung]:
     record = artifacts.load_record(path, remedy=remedy)
     if record.sources.get("graph", {}).get("sha256") != graph.record.sha256:
         raise ArtifactError(f"{path} is stale: {graph.path} was exported again since. Run: {remedy}")
+    _check_ranges(workspace, path, record, remedy)
     marks = tuple(record.marks)
     return [Rung(runtimes.EMULATED, precision, record.model, graph.shape, path, record.size, marks, variant="emulated")]
 

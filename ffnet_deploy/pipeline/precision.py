@@ -123,6 +123,23 @@ class Int8Options:
     """Names or patterns of convolutions that are not quantised."""
 
 
+def check_int8(workspace: Workspace, graph: Graph, options: Int8Options) -> None:
+    """Refuse what :func:`int8_graph` would refuse for its options, before anything slow.
+
+    Raises:
+        ArtifactError: no calibration, or one of another graph.
+        UsageError: a pattern names no convolution, or a method that the calibration does not hold.
+    """
+    import onnx
+
+    from ffnet_deploy.graph.qdq import plan
+    from ffnet_deploy.pipeline.calibrate import current_calibration
+
+    calibration = current_calibration(workspace, graph)
+    calibration.limits(options.method or calibration.method)
+    plan(onnx.load(graph.path), keep=options.keep_fp16)
+
+
 def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: Int8Options, progress: Progress) -> Graph:
     """Write the INT8 graph of a dialect beside the FP32 one, checked on synthetic street scenes.
 
@@ -190,7 +207,7 @@ def _sources(graph: Graph, calibration: Calibration) -> dict[str, Any]:
     images = calibration.values["images"]
     return {
         "graph": {"file": graph.path.name, "sha256": graph.record.sha256},
-        "calibration": {"file": calibration.path.name, "sha256": artifacts.sha256_of(calibration.path)},
+        "calibration": {"file": calibration.path.name, "fingerprint": calibration.fingerprint},
         "images": {key: images[key] for key in ("from", "count", "sha256", "resized")},
     }
 

@@ -141,7 +141,7 @@ def profile(
         rungs=profiled,
         peaks=peaks,
         skipped=found.skipped,
-        marks=tuple(graph.record.marks),
+        marks=found.marks,
         graph_sha256=graph.record.sha256,
         environment=environment(),
         load={"other_work_before": before, **watch.to_json()},

@@ -189,7 +189,7 @@ def verify_ladder(
         ),
         skipped=found.skipped,
         layers=layers,
-        marks=tuple(graph.record.marks),
+        marks=found.marks,
         threads=threads,
     )
 
@@ -275,19 +275,24 @@ def _layers(
 ) -> tuple[Layers, ...]:
     import onnx
 
+    from ffnet_deploy.graph.equalise import equalise
     from ffnet_deploy.inner import FLOORS, look_inside
     from ffnet_deploy.runtimes.pytorch import PyTorchRunner
     from ffnet_deploy.verify import feed_of
 
     assert isinstance(reference, PyTorchRunner)
     graphs = [rung for rung in rungs if rung.runtime == runtimes.EMULATED]
+    exported = onnx.load(graph.path)
+    # INT8 graphs are made from the equalised one, whose inner tensors have other sizes under the same names.
+    factors = equalise(exported).factors if any(rung.precision == "int8" for rung in graphs) else {}
     insides = look_inside(
         reference,
-        onnx.load(graph.path),
+        exported,
         [runtimes.as_run(rung) for rung in graphs],
         [FLOORS[rung.precision] for rung in graphs],
         feed_of(reference, batch),
         threads=runtimes.default_threads(),
+        factors=[factors if rung.precision == "int8" else {} for rung in graphs],
         progress=partial(progress, "looking inside"),
     )
     return tuple(Layers(rung, inside) for rung, inside in zip(graphs, insides, strict=True))

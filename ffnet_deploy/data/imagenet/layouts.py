@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ffnet_deploy.data.imagenet.packed import Picture, is_clutter, is_picture, shards_in, tar_pictures
 from ffnet_deploy.data.imagenet.truth import class_of, stem_of, truth_beside, wnid_in
@@ -13,11 +13,22 @@ from ffnet_deploy.data.stored import File
 from ffnet_deploy.errors import DataError
 
 _FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "CLS-LOC/val")
+_TRAIN = ("train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "CLS-LOC/train")
 _TAR = "ILSVRC2012_img_val.tar"
 _LAYOUTS = (
     "val/WNID/*, plain files or ILSVRC2012_img_val.tar with val.txt, LOC_val_solution.csv or the devkit beside them, "
     "or parquet shards were needed"
 )
+
+
+def class_folders(root: Path, split: Literal["train", "val"]) -> Path | None:
+    """Where below ``root`` the class folders of a split are; None if there are none."""
+    places = (root / name for name in (_TRAIN if split == "train" else _FOLDERS))
+    return next((place for place in places if place.is_dir() and _has_class(place)), None)
+
+
+def _has_class(folder: Path) -> bool:
+    return any(class_of(path.name) is not None for path in folder.iterdir() if path.is_dir())
 
 
 class Found(NamedTuple):
