@@ -4,8 +4,8 @@ The copies (``tests/hostile.py``) compute the same in FP32. Each is calibrated o
 with the equalisation that ``calibrate`` does, and scored on the demo's val scenes: points of mIoU below FP32, and share
 of equal labels. TensorRT's dialect is emulated; the CPU's runs in integer kernels, by the exact ones where this CPU has
 faster ones that saturate. Results go to docs/measurements/int8_methods.json.
-Ends with exit code 1 if the plain maximum loses less than 3 points on a hostile copy, or if the default method on the
-equalised graph drops more than 0.1 points or agrees in less than 99.5 % of the labels.
+Ends with exit code 1 if the plain maximum loses less than 3 points on a hostile copy in both dialects, or if the
+default method on the equalised graph drops more than 0.1 points or agrees in less than 99.5 % of the labels.
 
 Run: make int8-methods (after make demo; about half an hour on two cores)
 """
@@ -49,6 +49,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import hostile  # noqa: E402
 
 UNCHANGED = "demo weights"
+DIALECTS = ("tensorrt", "cpu")
 LEAST_LOSS, MOST_DROP, LEAST_AGREEMENT = 3.0, 0.1, 99.5
 COPIES: dict[str, Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]] = {
     UNCHANGED: dict,
@@ -138,17 +139,16 @@ def missed(measured: Mapping[str, Any]) -> list[str]:
     """What does not hold: hostile copies must hurt the plain maximum, and the default method must not be hurt."""
     found = []
     for name, values in measured.items():
-        for row in values["rows"]:
-            what = f"{name}, {row['preparation']}, {row['method']}, {row['dialect']}: drop {row['drop']:.2f} points"
-            kind = (row["preparation"], row["method"])
-            if kind == ("plain", "max") and name != UNCHANGED and row["drop"] < LEAST_LOSS:
-                found.append(f"{what} (at least {LEAST_LOSS:g} was expected of a hostile copy)")
-            if kind == ("equalised", DEFAULT_METHOD) and not (
-                row["drop"] <= MOST_DROP and row["agreement"] >= LEAST_AGREEMENT
-            ):
+        rows = {(row["preparation"], row["method"], row["dialect"]): row for row in values["rows"]}
+        loss = max(rows["plain", "max", dialect]["drop"] for dialect in DIALECTS)
+        if name != UNCHANGED and loss < LEAST_LOSS:
+            found.append(f"{name}: the plain maximum loses {loss:.2f} points (at least {LEAST_LOSS:g} was needed)")
+        for dialect in DIALECTS:
+            row = rows["equalised", DEFAULT_METHOD, dialect]
+            if not (row["drop"] <= MOST_DROP and row["agreement"] >= LEAST_AGREEMENT):
                 found.append(
-                    f"{what}, agreement {row['agreement']:.2f} % (at most {MOST_DROP:g} and at least "
-                    f"{LEAST_AGREEMENT:g} % are the limits)"
+                    f"{name}, {DEFAULT_METHOD}, {dialect}: drop {row['drop']:.3f} points, agreement "
+                    f"{row['agreement']:.3f} % ({MOST_DROP:g} and {LEAST_AGREEMENT:g} % are the limits)"
                 )
     return found
 

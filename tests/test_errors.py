@@ -80,6 +80,15 @@ def test_a_missing_package_becomes_an_instruction(package: str, remedy: str) -> 
     assert isinstance(caught.value.__cause__, ImportError)
 
 
+def test_a_package_is_required_without_importing_it() -> None:
+    with pytest.raises(errors.MissingDependencyError) as required:
+        errors.require("no_such_module")
+    with pytest.raises(errors.MissingDependencyError) as imported, errors.needs("no_such_module"):
+        importlib.import_module("no_such_module")
+    assert str(required.value) == str(imported.value)
+    errors.require("onnx")
+
+
 def test_other_errors_of_a_package_are_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError), errors.needs("onnx"):
         _ = 1 / 0

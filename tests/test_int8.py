@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from commands import Cli
 from fakes import SMALL, small_graph
@@ -19,7 +20,9 @@ from ffnet_deploy import artifacts, pipeline
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data.scenes import write_cityscapes
 from ffnet_deploy.errors import ArtifactError, EngineError, MissingDependencyError, UsageError
+from ffnet_deploy.graph.equalise import equalise
 from ffnet_deploy.graph.methods import METHODS
+from ffnet_deploy.inner import Inside
 from ffnet_deploy.pipeline.calibrate import fingerprint, read_calibration
 from ffnet_deploy.pipeline.current import current_graph
 from ffnet_deploy.pipeline.ladder import ladder
@@ -236,3 +239,19 @@ def test_too_little_int8_is_refused_for_every_runtime(workspace: Workspace) -> N
     with pytest.raises(EngineError, match=r"Only [0-9.]+ % of the multiply-accumulates are INT8 \(98\.0 % were needed"):
         pipeline.build(workspace, None, pipeline.BuildOptions(("int8",), "onnxruntime"))
     assert artifacts.sha256_of(workspace.engine(STEM, "int8", "onnxruntime")) == before
+
+
+def test_layers_of_int8_are_compared_at_their_own_size(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, run: Cli
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def looked(_reference: object, _exported: object, graphs: list[Any], *_: object, **options: Any) -> list[Inside]:
+        asked.update(options)
+        return [Inside((), None, ()) for _ in graphs]
+
+    monkeypatch.setattr("ffnet_deploy.inner.look_inside", looked)
+    assert run("verify", "--layers", "--workspace", workspace.root).code == 0
+    fp32, int8 = asked["factors"]
+    assert fp32 == {}
+    assert int8.keys() == equalise(onnx.load(current_graph(workspace, None).path)).factors.keys() != set()

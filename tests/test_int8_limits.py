@@ -1,0 +1,54 @@
+"""What the two INT8 scripts say when a limit is missed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def script(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("ratios", "flags", "says"),
+    [
+        ((2.0, 3.5, 9.0, 1.1), ["avx2"], []),
+        ((2.0, 3.5, 9.0, 1.1), ["avx2", "avx512_vnni"], ["2.00 times as fast as onnxruntime fp32"]),
+        ((2.6, 2.9, 9.0, 0.9), ["avx_vnni"], ["2.90 times as fast as the faster of", "0.90 times as fast as openvino"]),
+    ],
+)
+def test_latency(ratios: tuple[float, ...], flags: list[str], says: list[str]) -> None:
+    names = ("onnxruntime fp32", "pytorch channels-last", "pytorch eager", "openvino int8")
+    found = script("bench_int8").missed(dict(zip(names, ratios, strict=True)), flags)
+    assert len(found) == len(says)
+    assert all(text in line for text, line in zip(says, found, strict=True))
+
+
+def measured(loss: float, drop: float, agreement: float) -> dict[str, Any]:
+    rows = [
+        {"preparation": p, "method": m, "dialect": dialect, "drop": d, "agreement": agreement}
+        for p, m, d in (("plain", "max", loss), ("equalised", "percentile", drop))
+        for dialect in ("tensorrt", "cpu")
+    ]
+    return {"fp32": 90.0, "rows": rows}
+
+
+def test_methods() -> None:
+    missed = script("int8_methods").missed
+    # The unchanged weights need not be hard.
+    assert missed({"demo weights": measured(0.1, 0.1, 99.5), "heavy tail": measured(3.0, -0.2, 99.9)}) == []
+    (easy,) = missed({"heavy tail": measured(2.9, 0.0, 99.9)})
+    assert easy == "heavy tail: the plain maximum loses 2.90 points (at least 3 was needed)"
+    assert len(missed({"demo weights": measured(0.0, 0.11, 99.9)})) == 2
+    assert len(missed({"demo weights": measured(0.0, 0.0, 99.4)})) == 2
