@@ -142,12 +142,8 @@ class _Scaled(NamedTuple):
     def undone(self, name: str, values: np.ndarray) -> np.ndarray:
         if name not in self.factors:
             return values
-<<<<<<< HEAD
-        return np.asarray(values * self.factors[name].reshape(-1, *[1] * (values.ndim - 2)))
-=======
         undone: np.ndarray = values * self.factors[name].reshape(-1, *[1] * (values.ndim - 2))
         return undone
->>>>>>> fix8
 
 
 def _compared(
