@@ -175,7 +175,8 @@ def export(
 def calibrate(
     name: OptionalName = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A Cityscapes root (its train split), or a folder of images.")
+        Path | None,
+        typer.Option(metavar="DIR", help="A root of Cityscapes or ImageNet (its train split), or a folder of images."),
     ] = None,
     images: Annotated[
         int | None, typer.Option(metavar="N", help="Images to look at; left out: 128, or all there are.")
@@ -191,7 +192,9 @@ def calibrate(
 
     with json_errors(json_file, "calibrate"):
         if data is None:
-            raise UsageError("No images were named. Use --data DIR: a Cityscapes root or a folder of images.")
+            raise UsageError(
+                "No images were named. Use --data DIR: a root of Cityscapes or ImageNet, or a folder of images."
+            )
         space = space_at(workspace)
         tell_model(space, name)
         options = pipeline.CalibrateOptions(data, images, method.value, percentile, allow_val)
