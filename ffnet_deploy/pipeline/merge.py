@@ -69,7 +69,7 @@ def _read(path: Path) -> Results:
     try:
         values = json.loads(path.read_text("utf-8"))
         if isinstance(values, dict) and values.get("error") and "images" not in values:
-            raise DataError(f"{path} is of a shard that failed: {values['error']['message']}")
+            raise DataError(f"{path} is of a shard that failed ({values['error']['message']}). Evaluate it again.")
         return Results.from_json(values)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}). Name JSON results of eval.") from error
