@@ -131,7 +131,7 @@ def _zoo_row(name: str, m: dict[str, Any]) -> tuple[object, ...]:
         emulated = m["emulated"] if precision == "fp16" else engine["emulated"]
         row += [
             report.megabytes(engine["bytes"]),
-            f"{engine['bytes'] / m['fp32']['bytes']:.3f}",
+            f"{engine['bytes'] / m['fp32']['bytes']:.3f}{' *' if engine.get('three_channels') else ''}",
             f"{100 * engine['share'].get(precision, 0.0):.4g} %",
             f"{100 * emulated['equal']:.2f} %",
         ]
