@@ -217,6 +217,10 @@ def test_an_interrupted_export_leaves_nothing_that_counts(
     out, err = process.communicate(timeout=60)
     if process.returncode == 0:
         pytest.skip("the export was quicker than the signal")
+    if process.returncode == -number and not (out or err):
+        # On a busy machine the signal comes before the interpreter is up and anyone could handle it.
+        assert not list(tmp_path.iterdir())
+        return
     assert process.returncode == code, (out, err)
     assert "Traceback" not in err
     assert not list(tmp_path.glob("models/*.onnx"))
