@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from commands import Cli
 from onnx import numpy_helper
 from PIL import Image
 
-from ffnet_deploy import artifacts, cli, pipeline
+from ffnet_deploy import artifacts, pipeline
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data.scenes import draw_scene
 from ffnet_deploy.pipeline.precision import half_graph
@@ -25,36 +25,6 @@ STEM = f"{NAME}@64x128"
 LAYER = "backbone_model.layer2.3.conv1"
 ONNX = f"{STEM}.onnx"
 HALF = f"{STEM}.fp16.onnx"
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-class Cli:
-    """Runs ``ffnet-deploy`` in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-
-    def __call__(self, *args: str | Path) -> Result:
-        self._monkeypatch.setattr(sys, "argv", ["ffnet-deploy", *map(str, args)])
-        self._capsys.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = self._capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 from ffnet_deploy import metrics
 from ffnet_deploy.data.imagenet import ImageSample, decode_sample
 from ffnet_deploy.data.images import normalise
-from ffnet_deploy.errors import EngineError
+from ffnet_deploy.evaluate.segmentation import finite
 from ffnet_deploy.metrics import Interval
 
 if TYPE_CHECKING:
@@ -131,18 +131,9 @@ def _sha256(sample: ImageSample, data: bytes) -> str:
 
 def _best(job: TopJob, rung: Opened, images: Sequence[np.ndarray], image: np.ndarray) -> np.ndarray:
     """int64 (samples, 5): the best classes first; of equals the smaller index, as PyTorch's arg-max has it."""
-    dtype = rung.runner.inputs[0].dtype
-    if dtype == "uint8":
-        feed = np.stack([*images, *[images[-1]] * (job.batch - len(images))])
-    else:
-        feed = image.astype(dtype, copy=False)
-    with job.watch("network"), rung.gate:
-        logits = rung.runner({"image": feed})["logits"][: len(images)].astype(np.float32, copy=False)
-    if not np.isfinite(logits).all():
-        raise EngineError(
-            f"{rung.name} gives logits that are not finite (numbers were needed to score). "
-            "Look where it begins: ffnet-deploy verify --layers"
-        )
+    with job.watch("network"):
+        outputs = rung.run(images, image)
+    logits = finite(outputs["logits"][: len(images)], rung.name)
     return np.argsort(-logits, axis=1, kind="stable")[:, :_BEST]
 
 

@@ -318,6 +318,21 @@ class Opened:
     align_corners: tuple[bool, ...]
     """Label maps to make of one run: the protocol's, or the one choice that is inside the engine."""
 
+    def run(self, images: Sequence[np.ndarray], image: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute once on what the engine takes.
+
+        Args:
+            images: uint8 (H, W, 3), at most a batch; it is filled by repeating the last.
+            image: float32 (batch, 3, h, w), the same made ready for the network.
+        """
+        dtype = self.runner.inputs[0].dtype
+        if dtype == "uint8":
+            feed = np.stack([*images, *[images[-1]] * (len(image) - len(images))])
+        else:
+            feed = image.astype(dtype, copy=False)
+        with self.gate:
+            return self.runner({"image": feed})
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -398,13 +413,8 @@ def _reference_labels(job: Job, known: Sequence[tuple[str, str]], image: np.ndar
 
 def _rung_labels(job: Job, rung: Opened, images: Sequence[np.ndarray], image: np.ndarray) -> list[list[np.ndarray]]:
     """Label maps by a rung, which may take the raw images, or give labels itself: by align_corners, by sample."""
-    dtype = rung.runner.inputs[0].dtype
-    if dtype == "uint8":
-        feed = np.stack([*images, *[images[-1]] * (job.batch - len(images))])
-    else:
-        feed = image.astype(dtype, copy=False)
-    with job.watch("network"), rung.gate:
-        outputs = rung.runner({"image": feed})
+    with job.watch("network"):
+        outputs = rung.run(images, image)
     if "labels" in outputs:
         return [list(outputs["labels"][: len(images)])]
     with job.watch("up-sample and arg-max"):
@@ -414,13 +424,23 @@ def _rung_labels(job: Job, rung: Opened, images: Sequence[np.ndarray], image: np
 def _all_labels(
     logits: np.ndarray, choices: Sequence[bool], size: tuple[int, int], name: str, count: int
 ) -> list[list[np.ndarray]]:
-    logits = logits[:count].astype(np.float32, copy=False)
+    logits = finite(logits[:count], name)
+    return [[upsampled_labels(one, size, align_corners=align) for one in logits] for align in choices]
+
+
+def finite(logits: np.ndarray, name: str) -> np.ndarray:
+    """A rung's logits in float32, if they can be scored.
+
+    Raises:
+        EngineError: one is NaN or infinite.
+    """
+    logits = logits.astype(np.float32, copy=False)
     if not np.isfinite(logits).all():
         raise EngineError(
             f"{name} gives logits that are not finite (numbers were needed to score). "
             "Look where it begins: ffnet-deploy verify --layers"
         )
-    return [[upsampled_labels(one, size, align_corners=align) for one in logits] for align in choices]
+    return logits
 
 
 def _network_input(images: Sequence[np.ndarray], protocol: Protocol, batch: int) -> np.ndarray:
