@@ -16,6 +16,7 @@ from ffnet_deploy.commands.measure import bench, compare, verify
 from ffnet_deploy.commands.options import Json, Name, OptionalName, WorkspaceOption, complete
 from ffnet_deploy.commands.output import deliver, json_errors, progress, say, space_at, tell, tell_model
 from ffnet_deploy.errors import FFNetDeployError, UsageError
+from ffnet_deploy.graph.methods import PERCENTILE
 from ffnet_deploy.zoo import specs
 
 app = typer.Typer(
@@ -182,7 +183,7 @@ def calibrate(
         int | None, typer.Option(metavar="N", help="Images to look at; left out: 128, or all there are.")
     ] = None,
     method: Annotated[Method, typer.Option(help="Ranges that build takes by default.")] = Method.percentile,
-    percentile: Annotated[float, typer.Option(help="Of the values that stay within the range.")] = 99.99,
+    percentile: Annotated[float, typer.Option(help="Of the values that stay within the range.")] = PERCENTILE,
     allow_val: Annotated[bool, typer.Option("--allow-val", help="Take images that scores are taken on.")] = False,
     json_file: Json = None,
     workspace: WorkspaceOption = Path(),

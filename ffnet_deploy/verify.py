@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,16 +88,25 @@ def verify(reference: Runner, other: Runner, feeds: Iterable[Feeds], tolerance: 
     return Verification(worst, len(seen))
 
 
+_ENOUGH_LABELS = 100
+"""With fewer, as the classes of a few images, their share says little beside the differences of the logits."""
+
+
 def beyond(found: Agreement, tolerance: Tolerance) -> list[str]:
-    """What of an agreement is beyond a tolerance, and by how much; empty if nothing is."""
+    """What of an agreement is beyond a tolerance, and by how much; empty if nothing is.
+
+    Where there are labels alone (the differences are NaN) they decide. One may always differ: it may hang on a hair.
+    """
+    labels_alone = math.isnan(found.max_difference)
+    equal = min(tolerance.equal, 1 - 1 / found.count) if labels_alone or found.count >= _ENOUGH_LABELS else 0.0
     return [
         f"{name} {value:.5g} ({sign} {limit:g} was needed)"
         for name, value, sign, limit, good in (
             ("largest difference", found.max_difference, "at most", tolerance.max_difference,
-             found.max_difference <= tolerance.max_difference),
+             labels_alone or found.max_difference <= tolerance.max_difference),
             ("mean difference", found.mean_difference, "at most", tolerance.mean_difference,
-             found.mean_difference <= tolerance.mean_difference),
-            ("equal labels", found.equal, "at least", tolerance.equal, found.equal >= tolerance.equal),
+             labels_alone or found.mean_difference <= tolerance.mean_difference),
+            ("equal labels", found.equal, "at least", equal, found.equal >= equal),
         )
         if not good
     ]  # fmt: skip
@@ -131,12 +140,8 @@ class Comparison:
         return math.isnan(self.agreement.max_difference)
 
     def beyond(self, tolerance: Tolerance) -> list[str]:
-        """What is beyond the tolerance; one label may always differ, for it may hang on a hair."""
-        tolerance = replace(tolerance, equal=min(tolerance.equal, 1 - 1 / self.agreement.count))
-        found = self.agreement
-        if self.labels_only:
-            found = replace(found, max_difference=0.0, mean_difference=0.0)
-        return beyond(found, tolerance)
+        """What is beyond the tolerance, as by :func:`beyond`."""
+        return beyond(self.agreement, tolerance)
 
 
 class _Tally:

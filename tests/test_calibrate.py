@@ -26,7 +26,7 @@ from ffnet_deploy.data.imagenet import find_set, load
 from ffnet_deploy.data.images import normalise
 from ffnet_deploy.data.scenes import draw_scene, write_cityscapes
 from ffnet_deploy.errors import ArtifactError, DataError, FFNetDeployError, PrecisionError, UsageError
-from ffnet_deploy.graph.methods import METHODS
+from ffnet_deploy.graph.methods import METHODS, PERCENTILE
 from ffnet_deploy.graph.qdq import watched
 from ffnet_deploy.pipeline import CalibrateOptions, Calibration, calibrate
 from ffnet_deploy.pipeline import calibration_images as sources
@@ -124,7 +124,7 @@ def test_ranges_of_all_that_either_dialect_needs(space: Workspace, streets: Path
     assert (images["from"], images["count"], images["resized"]) == ("Cityscapes train", 5, False)
     assert all(name.split("/")[0] in ("ahornstadt", "birkenau") for name in images["names"])
     assert values["graph"]["sha256"] == current_graph(space, None).record.sha256
-    assert (values["method"], values["percentile"], values["marks"]) == ("percentile", 99.99, ["untrained"])
+    assert (values["method"], values["percentile"], values["marks"]) == ("percentile", PERCENTILE, ["untrained"])
     assert [what for what in told if what[0] == "calibrating"] == [("calibrating", i, 5) for i in range(6)]
     assert not list(space.root.glob("calibration/*.npz"))
 

@@ -96,6 +96,16 @@ def test_each_limit_is_held_on_its_own(tolerance: Tolerance, named: str) -> None
     assert caught.value.exit_code == 1
 
 
+def test_of_a_few_classes_the_logits_tell_more_than_the_labels() -> None:
+    def ahead(lead: float) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda _: np.array([[0.0, lead, -1.0]], np.float32)
+
+    found = verify(runner(ahead(0.01)), runner(ahead(-0.01)), feeds(2), Tolerance(0.1, 0.1, 0.98))
+    assert (found.agreement.equal, found.agreement.count) == (0.0, 2)
+    with pytest.raises(VerificationError, match=r"largest difference .* mean difference"):
+        verify(runner(ahead(1)), runner(ahead(-1)), feeds(2), Tolerance(0.1, 0.1, 0.98))
+
+
 def test_a_difference_of_exactly_the_limit_passes() -> None:
     def constant(value: float) -> Callable[[np.ndarray], np.ndarray]:
         return lambda image: np.full_like(image, value)

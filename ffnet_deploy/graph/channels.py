@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ffnet_deploy.graph.facts import attribute
+
 CHANNELS = 4
 """What FP16 convolutions read at a time."""
 
@@ -50,8 +52,7 @@ def with_four_channels(model: onnx.ModelProto, kind: int = TensorProto.FLOAT16) 
 
 
 def _reads_image(node: onnx.NodeProto, weight: onnx.TensorProto, kind: int) -> bool:
-    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
-    return groups == 1 and weight.data_type == kind and weight.dims[1] == 3
+    return attribute(node, "group", 1) == 1 and weight.data_type == kind and weight.dims[1] == 3
 
 
 def _add_plane(weight: onnx.TensorProto) -> None:

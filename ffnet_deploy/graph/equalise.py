@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ffnet_deploy.graph.facts import shapes
+from ffnet_deploy.graph.facts import attribute, shapes
 from ffnet_deploy.graph.links import Links
 
 _COMMUTING = frozenset(("Relu", "Add", "Resize", "MaxPool"))
@@ -125,7 +125,7 @@ def _read_by(stream: Stream, node: onnx.NodeProto, name: str, channels: dict[str
 
 def _owns_filter(node: onnx.NodeProto, links: Links) -> bool:
     """Whether it is a convolution over all channels whose constant filter nobody else reads."""
-    if node.op_type != "Conv" or any(a.name == "group" and a.i > 1 for a in node.attribute):
+    if node.op_type != "Conv" or attribute(node, "group", 1) > 1:
         return False
     return all(name in links.constants and len(links.readers[name]) == 1 for name in node.input[1:])
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 COMPUTE = ("Conv", "Gemm")
+_Value = TypeVar("_Value")
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -31,6 +32,12 @@ def macs_by_node(model: onnx.ModelProto) -> dict[str, int]:
             # A filter is (O, I/groups, kH, kW); Gemm's is (O, I), since PyTorch's linear is exported with transB.
             macs[node.name] = math.prod(known[node.output[0]]) * math.prod(known[node.input[1]][1:])
     return macs
+
+
+def attribute(node: onnx.NodeProto, name: str, default: _Value) -> _Value:
+    """A node's attribute as a Python value; strings are bytes."""
+    found: _Value = next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+    return found
 
 
 def resize_scales(before: tuple[int, ...], after: tuple[int, ...]) -> np.ndarray:

@@ -1,8 +1,9 @@
 """FP32 graph to INT8: explicit QuantizeLinear and DequantizeLinear, in the dialects of two runtimes.
 
-Both quantise the same convolutions. TensorRT's dialect is symmetric, its bias and everything between integers float,
-with no pair between a convolution and its ReLU or Add, so that these fuse. ONNX Runtime's CPU dialect has uint8
-activations, an int32 bias and a pair behind every operator, so that the chain stays in integer kernels.
+TensorRT's dialect is symmetric, its bias and everything between integers float, with no pair between a convolution and
+its ReLU or Add, so that these fuse; the last classifier stays float. ONNX Runtime's CPU dialect has uint8 activations,
+an int32 bias and a pair behind every operator, so that the chain stays in integer kernels; a last classifier of single
+pixels reads integers too, and gives floats (see :mod:`ffnet_deploy.graph.integers`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from ffnet_deploy.data.images import MEAN, STD
 from ffnet_deploy.errors import PrecisionError, UsageError
-from ffnet_deploy.graph.facts import COMPUTE, macs_by_node
+from ffnet_deploy.graph.facts import COMPUTE, attribute, macs_by_node
 from ffnet_deploy.graph.histograms import INT8_LEVELS, UINT8_LEVELS, Limits
 from ffnet_deploy.graph.links import Links
 
@@ -33,6 +34,7 @@ _GUESSED = Limits(1.0, 0.0, 1.0)
 
 
 _LAST = "the last classifier: its small differences decide the labels"
+_LAST_WIDE = "the last classifier: kernels for more than one pixel give integers, and its differences decide the labels"
 _NO_CONVOLUTION = "no convolution: only those are quantised"
 _GROUPED = "a grouped convolution: the blur has little work and needs its digits"
 
@@ -49,12 +51,12 @@ class Quantised:
     share: float
     """Of the multiply-accumulates that the first have, 0..1."""
     possible: float
-    """The most that the rules allow: all but the last classifier, Gemm and grouped convolutions."""
+    """The most that the rules allow: all but Gemm and grouped convolutions, and in TensorRT the last classifier."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which convolutions are quantised, and which tensors need a range for it in either dialect."""
+    """Which convolutions are quantised in a dialect, and why the others are not."""
 
     nodes: tuple[str, ...]
     declined: Mapping[str, str] = field(default_factory=dict)
@@ -62,6 +64,7 @@ class Plan:
 
 def plan(
     model: onnx.ModelProto,
+    dialect: Dialect,
     limits: Mapping[str, Limits] | None = None,
     *,
     keep: Sequence[str] = (),
@@ -71,6 +74,7 @@ def plan(
 
     Args:
         model: the FP32 graph.
+        dialect: whose rules hold.
         limits: of activations, once they are known.
         keep: names or shell patterns of nodes that are not, of ``--keep-fp16``.
         beyond: nodes that FP16 cannot hold, with reasons.
@@ -87,25 +91,32 @@ def plan(
                 "pattern, and see the nodes with: ffnet-deploy inspect FILE"
             )
     kept = beyond or {}
-    reasons = {node.name: kept.get(node.name) or _reason(node, links, keep, limits or {}) for node in candidates}
+    reasons = {
+        node.name: kept.get(node.name) or _reason(node, dialect, links, keep, limits or {}) for node in candidates
+    }
     return Plan(
         tuple(name for name, reason in reasons.items() if reason is None),
         {name: reason for name, reason in reasons.items() if reason is not None},
     )
 
 
-def _reason(node: onnx.NodeProto, links: Links, keep: Sequence[str], limits: Mapping[str, Limits]) -> str | None:
+def _reason(
+    node: onnx.NodeProto, dialect: Dialect, links: Links, keep: Sequence[str], limits: Mapping[str, Limits]
+) -> str | None:
     for pattern in keep:
         if fnmatchcase(node.name, pattern):
             return f"asked for by {pattern!r}"
-    if node.output[0] in links.ends:
+    last = node.output[0] in links.ends
+    if last and dialect == "tensorrt":
         return _LAST
     if node.op_type != "Conv":
         return _NO_CONVOLUTION
-    if any(a.name == "group" and a.i > 1 for a in node.attribute):
+    if attribute(node, "group", 1) > 1:
         return _GROUPED
     if node.input[1] not in links.constants:
         return "its filter is computed in the graph"
+    if last and list(links.constants[node.input[1]].dims[2:]) != [1, 1]:
+        return _LAST_WIDE
     if node.input[0] in limits and limits[node.input[0]].magnitude == 0:
         return f"{node.input[0]} was 0 on every calibration image, which gives no range"
     return None
@@ -176,6 +187,7 @@ def cpu_edges(model: onnx.ModelProto, nodes: Iterable[str]) -> Edges:
             points.update(inputs)
             relu = links.only_reader(node.output[0], "Relu")
             points.add(relu.output[0] if relu else node.output[0])
+    points -= links.ends  # the logits are floats
     edges: Edges = {}
     for node in model.graph.node:
         for i, name in enumerate(node.input):
@@ -194,8 +206,10 @@ def _origin(name: str, links: Links) -> str | None:
 
 def watched(model: onnx.ModelProto) -> tuple[str, ...]:
     """Every tensor that needs a range in either dialect, in the graph's order; those with exact ranges are left out."""
-    nodes = plan(model).nodes
-    wanted = {*tensorrt_edges(model, nodes), *cpu_edges(model, nodes)} - input_limits(model).keys()
+    wanted = {
+        *tensorrt_edges(model, plan(model, "tensorrt").nodes),
+        *cpu_edges(model, plan(model, "cpu").nodes),
+    } - input_limits(model).keys()
     return tuple(name for node in model.graph.node for name in node.output if name in wanted)
 
 
@@ -228,7 +242,7 @@ def quantise(
             f"{len(missing)} tensors have no range, first {missing[0]} (all that are quantised need one). "
             f"Run: ffnet-deploy calibrate {name} --data DIR"
         )
-    chosen = plan(model, known, keep=keep, beyond=beyond)
+    chosen = plan(model, dialect, known, keep=keep, beyond=beyond)
     if not chosen.nodes:
         first = next(iter(chosen.declined.items()), ("the graph", "it has no convolution"))
         raise PrecisionError(f"No convolution can be INT8 ({first[0]}: {first[1]}). Quantise less, or build --fp16.")
@@ -246,7 +260,7 @@ def quantise(
     macs = macs_by_node(model)
     total = sum(macs.values())
     share = sum(macs[name] for name in chosen.nodes) / total
-    possible = sum(macs[name] for name in plan(model).nodes) / total
+    possible = sum(macs[name] for name in plan(model, dialect).nodes) / total
     return Quantised(written, chosen.nodes, chosen.declined, share, possible)
 
 

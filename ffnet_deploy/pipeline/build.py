@@ -339,7 +339,8 @@ def _check_found(source: Graph, job: _Job, found: dict[str, Any]) -> None:
 def _checked_integers(source: Graph, found: dict[str, Any]) -> dict[str, float]:
     """Hold ONNX Runtime's optimised graph to the convolutions that were quantised, and give their share of the work."""
     quantised = source.record.found["quantised"]
-    wanted, have = len(quantised["nodes"]), found["nodes"].get("QLinearConv", 0)
+    # The last classifier is a product of matrices there: see graph/integers.py.
+    wanted, have = len(quantised["nodes"]), sum(found["nodes"].get(kind, 0) for kind in ("QLinearConv", "QGemm"))
     if have != wanted:
         raise EngineError(
             f"ONNX Runtime computes {have} convolutions in integers ({wanted} were quantised). No file was kept. "

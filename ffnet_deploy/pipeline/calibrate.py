@@ -160,7 +160,9 @@ def _check(options: CalibrateOptions) -> None:
     if options.method not in METHODS:
         raise UsageError(f"--method {options.method!r} is not known ({', '.join(METHODS)} are). Name one of them.")
     if not 50 < options.percentile < 100:
-        raise UsageError(f"--percentile {options.percentile:g} is out of range (50 to 100). Leave it out for 99.99.")
+        raise UsageError(
+            f"--percentile {options.percentile:g} is out of range (50 to 100). Leave it out for {PERCENTILE}."
+        )
 
 
 def _command(graph: Graph, options: CalibrateOptions) -> str:

@@ -137,7 +137,7 @@ def check_int8(workspace: Workspace, graph: Graph, options: Int8Options) -> None
 
     calibration = current_calibration(workspace, graph)
     calibration.limits(options.method or calibration.method)
-    plan(onnx.load(graph.path), keep=options.keep_fp16)
+    plan(onnx.load(graph.path), "cpu", keep=options.keep_fp16)
 
 
 def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: Int8Options, progress: Progress) -> Graph:
