@@ -29,7 +29,6 @@ from ffnet_deploy.artifacts import Workspace, tool_versions, write_json
 from ffnet_deploy.data import cityscapes
 from ffnet_deploy.data.images import blur_and_halve, normalise
 from ffnet_deploy.data.scenes import write_cityscapes
-from ffnet_deploy.graph.equalise import equalise
 from ffnet_deploy.graph.fp16 import rounded, to_fp16
 from ffnet_deploy.graph.histograms import Histogram, Limits, limits
 from ffnet_deploy.graph.methods import DEFAULT_METHOD, METHODS
@@ -84,7 +83,7 @@ def _full_size(logits: np.ndarray) -> np.ndarray:
 
 
 def ranges(model: onnx.ModelProto, images: Iterable[np.ndarray]) -> dict[str, dict[str, Limits]]:
-    """Ranges of every tensor by every method."""
+    """Ranges of every tensor by every method, of a graph as it is."""
     names = watched(model)
     pieces = cut(model, names, 64 << 20)
     threads = runtimes.default_threads()
@@ -93,7 +92,8 @@ def ranges(model: onnx.ModelProto, images: Iterable[np.ndarray]) -> dict[str, di
     for image in images:
         for name, values in walk(pieces, runners, {"image": image}):
             histograms[name].add(values, name)
-    return {name: limits(histogram) for name, histogram in histograms.items()}
+    by_name = {name: limits(histogram) for name, histogram in histograms.items()}
+    return {method: {name: found[method] for name, found in by_name.items()} for method in METHODS}
 
 
 def dialects(model: onnx.ModelProto, by_method: Mapping[str, Limits]) -> dict[str, onnx.ModelProto]:
@@ -104,14 +104,29 @@ def dialects(model: onnx.ModelProto, by_method: Mapping[str, Limits]) -> dict[st
     }
 
 
-def measure(graph: onnx.ModelProto, scenes: Scenes, images: list[np.ndarray]) -> dict[str, Any]:
-    """FP32's mIoU, and drop and agreement of every method, dialect and preparation."""
+def measure(space: Workspace, data: Path, scenes: Scenes, images: list[np.ndarray]) -> dict[str, Any]:
+    """FP32's mIoU, and drop and agreement of every method, dialect and preparation.
+
+    Args:
+        space: holds the exported graph.
+        data: root of the train scenes.
+        scenes: to score on.
+        images: the train scenes, ready for the network.
+    """
+    graph = onnx.load(space.graph(MODEL))
     reference = scenes.labels(graph)
     result: dict[str, Any] = {"fp32": scenes.miou(reference), "rows": []}
-    for preparation, model in (("plain", graph), ("equalised", equalise(graph).model)):
-        found = ranges(model, images)
+    calibration = pipeline.calibrate(space, MODEL, pipeline.CalibrateOptions(data))
+    prepared = {
+        "plain": (graph, ranges(graph, images)),
+        "equalised": (
+            calibration.equalised(graph).model,
+            {method: calibration.limits(method) for method in METHODS},
+        ),
+    }
+    for preparation, (model, found) in prepared.items():
         for method in METHODS:
-            for dialect, made in dialects(model, {name: by[method] for name, by in found.items()}).items():
+            for dialect, made in dialects(model, found[method]).items():
                 labels = scenes.labels(made)
                 same = [float((mine == theirs).mean()) for mine, theirs in zip(labels, reference, strict=True)]
                 row = {
@@ -126,13 +141,14 @@ def measure(graph: onnx.ModelProto, scenes: Scenes, images: list[np.ndarray]) ->
     return result
 
 
-def exported(workspace: Path, checkpoint: Path, change: Callable[..., Mapping[str, torch.Tensor]]) -> onnx.ModelProto:
-    """The FP32 graph of changed weights, verified against PyTorch as every export is."""
+def exported(workspace: Path, checkpoint: Path, change: Callable[..., Mapping[str, torch.Tensor]]) -> Workspace:
+    """A workspace with the FP32 graph of changed weights, verified against PyTorch as every export is."""
     state = change(torch.load(checkpoint, weights_only=True, map_location="cpu"))
     file = workspace / "weights.pth"
     torch.save(dict(state), file)
-    result = pipeline.export(Workspace(workspace), MODEL, pipeline.ExportOptions(weights=file, offline=True))
-    return onnx.load(result.path)
+    space = Workspace(workspace)
+    pipeline.export(space, MODEL, pipeline.ExportOptions(weights=file, offline=True))
+    return space
 
 
 def missed(measured: Mapping[str, Any]) -> list[str]:
@@ -173,7 +189,7 @@ def main() -> None:
             place = Path(folder) / name.replace(" ", "_")
             place.mkdir()
             checkpoint = arguments.demo / "weights" / "ffnet46NS_CCC_demo.pth"
-            measured[name] = measure(exported(place, checkpoint, change), scenes, images)
+            measured[name] = measure(exported(place, checkpoint, change), data, scenes, images)
     tools = tool_versions("torch", "onnx", "onnxruntime-gpu", "numpy")
     values = {"tools": tools, "model": MODEL, "images": len(images), "val": len(scenes.images), "weights": measured}
     write_json(arguments.output, values)

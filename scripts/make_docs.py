@@ -133,9 +133,32 @@ def _zoo_row(name: str, m: dict[str, Any]) -> tuple[object, ...]:
             report.megabytes(engine["bytes"]),
             f"{engine['bytes'] / m['fp32']['bytes']:.3f}{' *' if engine.get('three_channels') else ''}",
             f"{100 * engine['share'].get(precision, 0.0):.4g} %",
-            f"{100 * emulated['equal']:.2f} %",
+            _equal(emulated),
         ]
     return tuple(row)
+
+
+def _equal(found: dict[str, Any]) -> str:
+    """Equal labels; of a classifier, which has one for each image, their number."""
+    if found["count"] <= found["images"]:
+        return f"{round(found['equal'] * found['count'])} of {found['count']}"
+    return f"{100 * found['equal']:.2f} %"
+
+
+def int8_methods() -> str:
+    """What ``make int8-methods`` measured: drop and agreement by method, on the demo's weights and hostile copies."""
+    kept = _measured("int8_methods.json")
+    rows = []
+    for weights, measured in kept["weights"].items():
+        cells = {(row["preparation"], row["method"], row["dialect"]): row for row in measured["rows"]}
+        for preparation, method in dict.fromkeys((row["preparation"], row["method"]) for row in measured["rows"]):
+            of = [cells[preparation, method, dialect] for dialect in ("tensorrt", "cpu")]
+            shown = [text for row in of for text in (f"{row['drop']:+.2f}", f"{row['agreement']:.2f} %")]
+            rows.append((weights, preparation, method, *shown))
+    tools = ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
+    headers = ("weights", "graph", "method", "TensorRT: drop", "agreement", "CPU: drop", "agreement")
+    title = f"{kept['model']}, {kept['images']} train scenes, {kept['val']} val scenes ({tools})."
+    return f"{title}\n\n{_fenced(report.table(headers, rows))}"
 
 
 def calibration() -> str:
@@ -267,6 +290,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "export-zoo": export_zoo,
     "build-zoo": build_zoo,
+    "int8-methods": int8_methods,
     "calibration": calibration,
     "cpu-latency": cpu_latency,
     "int8-cpu": int8_cpu,

@@ -26,6 +26,7 @@ from ffnet_deploy.data.imagenet import find_set, load
 from ffnet_deploy.data.images import normalise
 from ffnet_deploy.data.scenes import draw_scene, write_cityscapes
 from ffnet_deploy.errors import ArtifactError, DataError, FFNetDeployError, PrecisionError, UsageError
+from ffnet_deploy.graph import facts
 from ffnet_deploy.graph.methods import METHODS, PERCENTILE
 from ffnet_deploy.graph.qdq import watched
 from ffnet_deploy.pipeline import CalibrateOptions, Calibration, calibrate
@@ -113,13 +114,16 @@ def test_ranges_of_all_that_either_dialect_needs(space: Workspace, streets: Path
     assert list(values["tensors"]) == list(watched(onnx.load_from_string(small_graph())))
     for tensor in values["tensors"].values():
         assert tensor["low"] <= tensor["high"]
-        assert {*tensor} == {"low", "high", "values", *METHODS}
+        assert {*tensor} == {"low", "high", "values", "channels", *METHODS}
         magnitude, low, high = tensor["max"]
         assert (magnitude, low, high) == (
             max(-low, high),
             min(tensor["low"], 0),
             max(tensor["high"], 0),
         )
+    shapes = facts.shapes(onnx.load_from_string(small_graph()))
+    assert all(len(tensor["channels"]) == shapes[name][1] for name, tensor in values["tensors"].items())
+    assert [what for what in told if what[0] == "looking at channels"][-1] == ("looking at channels", 5, 5)
     images = values["images"]
     assert (images["from"], images["count"], images["resized"]) == ("Cityscapes train", 5, False)
     assert all(name.split("/")[0] in ("ahornstadt", "birkenau") for name in images["names"])
@@ -454,13 +458,17 @@ def rewritten(found: Calibration, change: Callable[[dict[str, Any]], object]) ->
         (lambda v: v["images"].update(resized="no"), r"is no calibration of this version\. Run: "),
         (lambda v: v["graph"].pop("file"), r"is no calibration of this version \('file'\)"),
         (lambda v: v.update(marks="untrained"), r"is no calibration of this version \('untrained' is no list\)"),
+        (
+            lambda v: [t.update(channels="many") for t in v["tensors"].values()],
+            r"is no calibration of this version \('many' is no list\)",
+        ),
         (lambda v: v["tensors"].popitem(), rf"1 tensors have no range, first head\..*calibrate {SMALL} --data"),
         (
             lambda v: [t.pop("entropy") for t in v["tensors"].values()],
             r"holds no ranges by 'entropy' \(percentile, mse",
         ),
     ],
-    ids=["model", "graph", "version", "cut", "names", "resized", "file", "marks", "fewer", "method"],
+    ids=["model", "graph", "version", "cut", "names", "resized", "file", "marks", "channels", "fewer", "method"],
 )
 def test_a_calibration_that_does_not_fit_is_refused(
     ready: Workspace, change: Callable[[dict[str, Any]], object], says: str

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from fakes import SMALL, SMALL_SHAPE, small_graph, street_feeds
 from onnx import numpy_helper
+from test_equalise import sizes
 
 from ffnet_deploy.errors import EngineError
 from ffnet_deploy.graph.equalise import equalise
@@ -203,7 +204,7 @@ def test_factors_of_equalisation_are_undone_on_hostile_weights() -> None:
     module = load_random(find(SMALL)).module
     module.load_state_dict(hostile.tailed(hostile.scaled(module.state_dict())))
     hard = export(module, find(SMALL), SMALL_SHAPE, opset=20, metadata={})
-    found = equalise(hard)
+    found = equalise(hard, sizes(hard, FEED["image"]))
     floors = [FLOORS["fp32"]] * 2
     with PyTorchRunner(module, SMALL_SHAPE) as runner:
         undone, plain = look_inside(

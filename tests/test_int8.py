@@ -20,10 +20,9 @@ from ffnet_deploy import artifacts, pipeline
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data.scenes import write_cityscapes
 from ffnet_deploy.errors import ArtifactError, EngineError, MissingDependencyError, UsageError
-from ffnet_deploy.graph.equalise import equalise
 from ffnet_deploy.graph.methods import METHODS
 from ffnet_deploy.inner import Inside
-from ffnet_deploy.pipeline.calibrate import fingerprint, read_calibration
+from ffnet_deploy.pipeline.calibrate import current_calibration, fingerprint, read_calibration
 from ffnet_deploy.pipeline.current import current_graph
 from ffnet_deploy.pipeline.ladder import ladder
 
@@ -254,4 +253,11 @@ def test_layers_of_int8_are_compared_at_their_own_size(
     assert run("verify", "--layers", "--workspace", workspace.root).code == 0
     fp32, int8 = asked["factors"]
     assert fp32 == {}
-    assert int8.keys() == equalise(onnx.load(current_graph(workspace, None).path)).factors.keys() != set()
+    graph = current_graph(workspace, None)
+    made = current_calibration(workspace, graph).equalised(onnx.load(graph.path))
+    assert made.streams == 37
+    assert int8.keys() == made.factors.keys()
+    workspace.calibration(STEM).unlink()
+    lost = run("verify", "--layers", "--workspace", workspace.root)
+    assert (lost.code, lost.out) == (3, "")
+    assert f"Run: ffnet-deploy calibrate {SMALL} --data DIR" in lost.err

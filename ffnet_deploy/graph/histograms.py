@@ -78,10 +78,7 @@ class Histogram:
             part = flat[start : start + _CHUNK]
             found = np.bincount(part.view(np.uint32) >> _DROPPED)
             if found[_NOT_FINITE:_NEGATIVE].any() or found[_NEGATIVE + _NOT_FINITE :].any():
-                raise PrecisionError(
-                    f"{what} is not finite (infinite or NaN activations give no range). "
-                    "Check the weights and this image."
-                )
+                raise not_finite(what)
             self.counts[: len(found)] += found
             self.low, self.high = min(self.low, float(part.min())), max(self.high, float(part.max()))
 
@@ -103,6 +100,13 @@ class Histogram:
         right = np.concatenate([inner, _edges(positive + 1)])
         counts = np.concatenate([self.counts[_NEGATIVE:][negative], self.counts[positive]])
         return Spread(np.maximum(left, self.low), np.minimum(right, self.high), counts)
+
+
+def not_finite(what: str) -> PrecisionError:
+    """The error for a tensor on an image, as ``what`` names them."""
+    return PrecisionError(
+        f"{what} is not finite (infinite or NaN activations give no range). Check the weights and this image."
+    )
 
 
 def _edges(bins: np.ndarray) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Ranges for INT8: one pass over images in bounded memory, kept beside the graph and used by both dialects."""
+"""Ranges for INT8: one pass over images in bounded memory, kept beside the graph and used by both dialects.
+
+A few images are looked at before it: how large each channel is decides how the graph is equalised, and the ranges are
+those of the equalised graph's tensors.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import json
 import shlex
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +25,20 @@ from ffnet_deploy.pipeline.calibration_images import Images, batches, find_image
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
+    from ffnet_deploy.graph.equalise import Equalised
     from ffnet_deploy.graph.histograms import Histogram, Limits
     from ffnet_deploy.graph.ranges import Range
 
-_VERSION = 1
+_VERSION = 2
 """Of what a range means; a calibration of another version is made again."""
 _BUDGET = 64 << 20
 """Bytes of activations that are looked at at a time."""
 _SAVE_EVERY_S = 20.0
+_FEW_PIXELS, _FEWEST = 1 << 21, 4
+"""What is looked at for the sizes of channels: images of so many pixels together, and at least so many images."""
 _OF_IMAGES = {"from": str, "count": int, "resized": bool, "names": list}
 """What the file says of its images, besides their hash."""
 
@@ -76,6 +84,15 @@ class Calibration:
             )
         return {name: Limits(*found[method]) for name, found in tensors.items()}
 
+    def equalised(self, model: onnx.ModelProto) -> Equalised:
+        """The FP32 graph with its channels made more alike, which is what the ranges are of."""
+        import numpy as np
+
+        from ffnet_deploy.graph.equalise import equalise
+
+        tensors = self.values["tensors"]
+        return equalise(model, {name: np.array(found["channels"]) for name, found in tensors.items()})
+
     def ranges(self) -> dict[str, Range]:
         """The extremes."""
         from ffnet_deploy.graph.ranges import Range
@@ -112,20 +129,25 @@ def calibrate(
         ArtifactError: no current graph.
         PrecisionError: an activation is not finite.
     """
+    import onnx
+
+    from ffnet_deploy.graph.equalise import equalise
+
     _check(options)
     started = time.monotonic()
     graph = current_graph(workspace, name)
     progress("hashing the images", 0, None)
     images = find_images(graph, options.data, options.images, allow_val=options.allow_val)
     path = workspace.calibration(graph.stem)
-    model = equalised(graph)
+    model = onnx.load(graph.path)
     known = _reusable(path, graph, model, images, options)
     if known is not None:
         if known["method"] != options.method:
             known = {**known, "method": options.method, "command": _command(graph, options)}
             artifacts.write_json(path, known)
         return Calibration(path, known, reused=True)
-    histograms, resumed = _observe(path, model, graph, images, options, progress)
+    sizes = _sizes(model, graph, images, options, progress)
+    histograms, resumed = _observe(path, equalise(model, sizes).model, graph, images, options, progress)
     progress("choosing ranges", 0, None)
     values = {
         "schema": artifacts.SCHEMA,
@@ -149,7 +171,7 @@ def calibrate(
         "resumed_at": resumed,
         "tools": artifacts.tool_versions("onnx", "numpy", "onnxruntime-gpu", "onnxruntime"),
         "created": artifacts.now(),
-        "tensors": _tensors(histograms, options.percentile),
+        "tensors": _tensors(histograms, sizes, options.percentile),
     }
     artifacts.write_json(path, values)
     _partial(path).unlink(missing_ok=True)
@@ -173,16 +195,7 @@ def _command(graph: Graph, options: CalibrateOptions) -> str:
     return " ".join([*parts, *(["--allow-val"] if options.allow_val else [])])
 
 
-def equalised(graph: Graph) -> onnx.ModelProto:
-    """The graph that calibration looks at and that is quantised: channels balanced, the same function in FP32."""
-    import onnx
-
-    from ffnet_deploy.graph.equalise import equalise
-
-    return equalise(onnx.load(graph.path)).model
-
-
-def _tensors(histograms: Mapping[str, Histogram], percentile: float) -> dict[str, Any]:
+def _tensors(histograms: Mapping[str, Histogram], sizes: Mapping[str, np.ndarray], percentile: float) -> dict[str, Any]:
     from ffnet_deploy.graph.histograms import limits
 
     return {
@@ -190,6 +203,7 @@ def _tensors(histograms: Mapping[str, Histogram], percentile: float) -> dict[str
             "low": histogram.low,
             "high": histogram.high,
             "values": histogram.total,
+            "channels": [float(size) for size in sizes[name]],
             **{method: list(found) for method, found in limits(histogram, percentile).items()},
         }
         for name, histogram in histograms.items()
@@ -281,8 +295,11 @@ def _listed(value: object) -> list[Any]:
 
 def _is_range(found: Mapping[str, Any]) -> bool:
     ends = all(isinstance(found[end], float) for end in ("low", "high"))
-    return ends and all(
-        len(found[m]) == 3 and all(isinstance(v, float) for v in found[m]) for m in METHODS if m in found
+    channels = all(isinstance(size, float) for size in _listed(found["channels"]))
+    return (
+        ends
+        and channels
+        and all(len(found[m]) == 3 and all(isinstance(v, float) for v in found[m]) for m in METHODS if m in found)
     )
 
 
@@ -306,39 +323,80 @@ def current_calibration(workspace: Workspace, graph: Graph) -> Calibration:
     return Calibration(path, values)
 
 
+def _sizes(
+    model: onnx.ModelProto, graph: Graph, images: Images, options: CalibrateOptions, progress: Progress
+) -> dict[str, np.ndarray]:
+    """How large every channel is on a few of the images, before anything is equalised."""
+    import numpy as np
+
+    from ffnet_deploy.graph.equalise import channel_sizes
+    from ffnet_deploy.graph.histograms import not_finite
+    from ffnet_deploy.graph.qdq import watched
+
+    few = images.some(max(_FEWEST, _FEW_PIXELS // (graph.shape[2] * graph.shape[3])))
+    sizes: dict[str, np.ndarray] = {}
+    progress("looking at channels", 0, len(few.names))
+    for done, seen, tensors in _walks(model, watched(model), graph, few, 0, options.budget):
+        for name, values in tensors:
+            if not np.isfinite(values).all():
+                raise not_finite(_what(name, seen))
+            found = channel_sizes(values[: len(seen)])
+            sizes[name] = np.maximum(sizes.get(name, found), found)
+        progress("looking at channels", done, len(few.names))
+    # Three digits suffice, and do not depend on the order of sums.
+    return {name: np.array([float(f"{size:.3g}") for size in found]) for name, found in sizes.items()}
+
+
 def _observe(
     path: Path, model: onnx.ModelProto, graph: Graph, images: Images, options: CalibrateOptions, progress: Progress
 ) -> tuple[dict[str, Histogram], int]:
     """Histograms of all images, those of an interrupted run included, and how many images that had seen."""
     from ffnet_deploy.graph.qdq import watched
-    from ffnet_deploy.graph.segments import cut, walk
-    from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 
     names = watched(model)
     key = artifacts.hash_json([_VERSION, graph.record.sha256, images.sha256, names])
-    histograms, done = _resumed(_partial(path), key, names)
-    resumed = done
-    pieces = cut(model, names, options.budget)
-    threads = runtimes.default_threads()
-    # Between two pieces their tensors are counted: threads that spin meanwhile would take a core from that.
-    runners = [
-        OnnxRuntimeRunner(piece.model.SerializeToString(), threads=threads, spinning=False, shared=True)
-        for piece in pieces
-    ]
+    histograms, resumed = _resumed(_partial(path), key, names)
     saved = time.monotonic()
-    progress("calibrating", done, len(images.names))
-    with ExitStack() as stack:
-        for runner in runners:
-            stack.enter_context(runner)
-        for seen, feed in batches(images, graph.shape[0], done):
-            for name, values in walk(pieces, runners, {"image": feed}):
-                histograms[name].add(values[: len(seen)], f"{name} on {', '.join(seen)}")
-            done += len(seen)
-            progress("calibrating", done, len(images.names))
-            if time.monotonic() - saved >= _SAVE_EVERY_S and done < len(images.names):
-                _save(_partial(path), key, histograms, done)
-                saved = time.monotonic()
+    progress("calibrating", resumed, len(images.names))
+    for done, seen, tensors in _walks(model, names, graph, images, resumed, options.budget):
+        for name, values in tensors:
+            histograms[name].add(values[: len(seen)], _what(name, seen))
+        progress("calibrating", done, len(images.names))
+        if time.monotonic() - saved >= _SAVE_EVERY_S and done < len(images.names):
+            _save(_partial(path), key, histograms, done)
+            saved = time.monotonic()
     return histograms, resumed
+
+
+def _what(tensor: str, images: Sequence[str]) -> str:
+    return f"{tensor} on {', '.join(images)}"
+
+
+def _walks(
+    model: onnx.ModelProto, names: Sequence[str], graph: Graph, images: Images, start: int, budget: int
+) -> Iterator[tuple[int, list[str], Iterator[tuple[str, np.ndarray]]]]:
+    """Run the graph on batch after batch.
+
+    Yields:
+        How many images are done with this batch, their names in it, and each watched tensor with its values.
+    """
+    from ffnet_deploy.graph.segments import cut, walk
+    from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+
+    pieces = cut(model, names, budget)
+    threads = runtimes.default_threads()
+    with ExitStack() as stack:
+        # Between two pieces their tensors are counted: threads that spin meanwhile would take a core from that.
+        runners = [
+            stack.enter_context(
+                OnnxRuntimeRunner(piece.model.SerializeToString(), threads=threads, spinning=False, shared=True)
+            )
+            for piece in pieces
+        ]
+        done = start
+        for seen, feed in batches(images, graph.shape[0], start):
+            done += len(seen)
+            yield done, seen, walk(pieces, runners, {"image": feed})
 
 
 def _partial(path: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -38,6 +38,12 @@ class Images:
     """To the network's input, in another way than evaluation does."""
     val: bool
     """They belong to a val split, which scores are taken on."""
+
+    def some(self, count: int) -> Images:
+        """A few of them, evenly; all if there are no more."""
+        number = min(count, len(self.names))
+        chosen = [i * len(self.names) // number for i in range(number)]
+        return replace(self, names=tuple(self.names[i] for i in chosen), readers=tuple(self.readers[i] for i in chosen))
 
 
 def find_images(graph: Graph, data: Path, count: int | None, *, allow_val: bool) -> Images:

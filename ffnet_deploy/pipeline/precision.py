@@ -158,16 +158,18 @@ def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: In
     """
     import onnx
 
-    from ffnet_deploy.pipeline.calibrate import current_calibration, equalised
+    from ffnet_deploy.pipeline.calibrate import current_calibration
     from ffnet_deploy.verify import INT8
 
     started = time.monotonic()
     calibration = current_calibration(workspace, graph)
     method = options.method or calibration.method
     progress(f"quantising for {dialect}", 0, None)
-    quantised, kept = _quantised(equalised(graph), graph, calibration, dialect, method, options.keep_fp16)
+    exported = onnx.load(graph.path)
+    model = calibration.equalised(exported).model
+    quantised, kept = _quantised(model, graph, calibration, dialect, method, options.keep_fp16)
     progress("checking INT8", 0, None)
-    check = _compared(onnx.load(graph.path), _scored(quantised.model, dialect), graph, INT8)
+    check = _compared(exported, _scored(quantised.model, dialect), graph, INT8)
     found = {
         "quantised": {
             "nodes": list(quantised.nodes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from ffnet_deploy import artifacts, runtimes
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.errors import FFNetDeployError, UsageError, VerificationError
 from ffnet_deploy.pipeline.bench import environment
+from ffnet_deploy.pipeline.calibrate import current_calibration
 from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
 from ffnet_deploy.pipeline.ladder import Skipped, error_json, ladder, rung_json
 from ffnet_deploy.runtimes import Rung
@@ -168,6 +169,7 @@ def verify_ladder(
     batches, looked_at = _images(graph, options)
     found = ladder(workspace, graph, emulated=True)
     rungs = _in_order(graph, found.running)
+    factors = _factors(workspace, graph, rungs) if options.layers else {}
     threads = runtimes.default_threads()
     told = partial(progress, "comparing")
     with ExitStack() as stack:
@@ -178,7 +180,7 @@ def verify_ladder(
         ]
         labelled = [_labels_like(rung, graph) for rung in rungs]
         comparisons = compare(reference, opened, _telling(batches, told), labelled)
-        layers = _layers(reference, graph, rungs, batches[0], progress) if options.layers else ()
+        layers = _layers(reference, graph, rungs, factors, batches[0], progress) if options.layers else ()
     return Verified(
         model=graph.stem,
         reference=found.reference,
@@ -270,24 +272,38 @@ def _labels_like(rung: Rung, graph: Graph) -> Callable[[np.ndarray], np.ndarray]
     return lambda logits: np.stack([upsampled_labels(one, size, align_corners=align_corners) for one in logits])
 
 
+def _factors(workspace: Workspace, graph: Graph, rungs: Sequence[Rung]) -> Mapping[str, np.ndarray]:
+    """By how much INT8's inner tensors differ in size from the exported graph's: they are made from the equalised one.
+
+    Raises:
+        ArtifactError: there is an INT8 graph, and its calibration is gone.
+    """
+    import onnx
+
+    if not any(rung.runtime == runtimes.EMULATED and rung.precision == "int8" for rung in rungs):
+        return {}
+    return current_calibration(workspace, graph).equalised(onnx.load(graph.path)).factors
+
+
 def _layers(
-    reference: Runner, graph: Graph, rungs: Sequence[Rung], batch: Batch, progress: Progress
+    reference: Runner,
+    graph: Graph,
+    rungs: Sequence[Rung],
+    factors: Mapping[str, np.ndarray],
+    batch: Batch,
+    progress: Progress,
 ) -> tuple[Layers, ...]:
     import onnx
 
-    from ffnet_deploy.graph.equalise import equalise
     from ffnet_deploy.inner import FLOORS, look_inside
     from ffnet_deploy.runtimes.pytorch import PyTorchRunner
     from ffnet_deploy.verify import feed_of
 
     assert isinstance(reference, PyTorchRunner)
     graphs = [rung for rung in rungs if rung.runtime == runtimes.EMULATED]
-    exported = onnx.load(graph.path)
-    # INT8 graphs are made from the equalised one, whose inner tensors have other sizes under the same names.
-    factors = equalise(exported).factors if any(rung.precision == "int8" for rung in graphs) else {}
     insides = look_inside(
         reference,
-        exported,
+        onnx.load(graph.path),
         [runtimes.as_run(rung) for rung in graphs],
         [FLOORS[rung.precision] for rung in graphs],
         feed_of(reference, batch),
