@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 from commands import NAME, SIZE, STEM, Cli, link_workspace, rewrite, started
+from PIL import Image
 
 from ffnet_deploy import artifacts, pipeline
+from ffnet_deploy.data.scenes import draw_scene
 
 
 @pytest.fixture
@@ -406,6 +408,14 @@ def test_a_graph_for_any_batch_needs_a_profile_and_runs(run: Cli, tmp_path: Path
     timed = run("bench", "--iters", "1", "--min-seconds", "0", "--json", "-", "--workspace", tmp_path)
     assert timed.code == 0, timed.err
     assert {s["rung"] for s in json.loads(timed.out)["skipped"]} == {"tensorrt-rtx fp32 b1-2-3"}
+    streets = tmp_path / "streets"
+    streets.mkdir()
+    for seed in range(2):
+        Image.fromarray(draw_scene(64, 128, seed).image).save(streets / f"{seed}.png")
+    assert run("calibrate", "--data", streets, "--workspace", tmp_path).code == 0
+    int8 = run("build", "--int8", "--runtime", "onnxruntime", "--batch", "1,2,3", "--workspace", tmp_path)
+    assert int8.code == 0, int8.err
+    assert run("verify", "--workspace", tmp_path).out.count("onnxruntime int8 b1-2-3") == 1
 
 
 def test_bilinear_up_sampling_marks_what_it_makes(run: Cli, tmp_path: Path) -> None:

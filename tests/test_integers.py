@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from test_equalise import filled
 from test_qdq import head, of
 
@@ -58,24 +58,28 @@ def test_the_graph_given_is_not_changed() -> None:
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_any_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_any_batch(tmp_path: Path, mode: str) -> None:
     model = head()
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    # By factors, as graphs of any batch are exported.
+    # By factors of two axes, as graphs of any batch are exported.
     (up,) = (node for node in model.graph.node if node.op_type == "Resize")
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "factors"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 2], np.float32), "factors"))
     up.input[:] = [up.input[0], "", "factors"]
+    up.attribute.append(helper.make_attribute("axes", [2, 3]))
+    next(a for a in up.attribute if a.name == "mode").s = mode.encode()
     integers = quantised(model)
     onnx.save(integers, tmp_path / "graph.onnx")
     found = build(tmp_path / "graph.onnx", tmp_path / "engine.onnx")
     assert found["nodes"]["QGemm"] == 1
     expected = unoptimised(integers, image(3))
-    with OnnxRuntimeRunner(tmp_path / "engine.onnx", threads=1, exact=True) as runner:
-        given = runner({"image": image(3)})["logits"]
-    # An integer product may round the other way: at most a step here and there.
-    assert given.shape == (3, 2, 8, 8)
-    assert np.abs(given - expected).mean() < 0.01 * expected.std()
+    for graph in (tmp_path / "engine.onnx", tmp_path / "graph.onnx"):
+        with OnnxRuntimeRunner(graph, threads=1, exact=True) as runner:
+            given = runner({"image": image(3)})["logits"]
+        # An integer may be rounded the other way: at most a step here and there.
+        assert given.shape == (3, 2, 8, 8)
+        assert np.abs(given - expected).mean() < 0.01 * expected.std()
 
 
 @pytest.mark.parametrize(

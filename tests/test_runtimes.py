@@ -18,6 +18,7 @@ import onnx.parser
 import pytest
 import torch
 from fakes import SMALL, SMALL_SHAPE, Chore, FakeRunner, small_graph, street_feeds
+from onnx import numpy_helper
 
 from ffnet_deploy import runtimes
 from ffnet_deploy.artifacts import Record, now, save_record, sha256_of
@@ -239,6 +240,23 @@ def test_onnx_runtime_refuses_what_is_no_graph(tmp_path: Path, content: bytes) -
     with pytest.raises(EngineError, match=r"engine\.onnx is refused by ONNX Runtime \S+ \(.*\)\.") as caught:
         OnnxRuntimeRunner(path, threads=1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_graph_that_fails_while_it_runs_is_an_engine_error() -> None:
+    text = """
+        <ir_version: 10, opset_import: ["": 20]>
+        net (float[1,3,8,8] image) => (float[K] logits)
+        { flat = Reshape(image, shape) most = ReduceMax<keepdims = 0>(flat) index = Cast<to = 7>(most)
+          some = Unsqueeze(index, zero) logits = Gather(flat, some) }
+    """
+    model = onnx.parser.parse_model(text)
+    for name, values in (("shape", [-1]), ("zero", [0])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+    with OnnxRuntimeRunner(model.SerializeToString(), threads=1) as runner:
+        assert runner({"image": np.ones((1, 3, 8, 8), np.float32)})["logits"] == [1.0]
+        beyond = np.full((1, 3, 8, 8), 1e6, np.float32)
+        with pytest.raises(EngineError, match=r"^The graph fails in ONNX Runtime .*Gather.*Report this"):
+            runner({"image": beyond})
 
 
 def test_onnx_runtime_refuses_a_graph_that_is_cut_off(graph: Path) -> None:

@@ -321,6 +321,8 @@ class _Writer:
                     node.input[i] = f"{reads[node.name, i]}/dequantised"
             if node.name in nodes:
                 self._filter(node, scales[source], result)
+            if node.op_type == "Resize" and self._dialect == "cpu":
+                self._name_all_axes(node)
             result.append(node)
             for name in node.output:
                 pair(name)
@@ -338,6 +340,18 @@ class _Writer:
         inferred = onnx.shape_inference.infer_shapes(self._model, strict_mode=True)
         onnx.checker.check_model(inferred, full_check=True)
         return inferred
+
+    def _name_all_axes(self, node: onnx.NodeProto) -> None:
+        """Let a Resize by factors of the spatial axes alone, as graphs of any batch have it, name all four.
+
+        ONNX Runtime 1.31 moves a Resize of integers to its channels-last layout, forgets its axes, and fails.
+        """
+        axes = next((a for a in node.attribute if a.name == "axes"), None)
+        if axes is not None and len(node.input) == 3:
+            factors = np.ones(4, np.float32)
+            factors[list(axes.ints)] = self._constants[node.input[2]]
+            node.input[2] = self._constant(f"{node.input[2]}/all", factors)
+            node.attribute.remove(axes)
 
     def _constant(self, name: str, values: np.ndarray) -> str:
         self._new.append(numpy_helper.from_array(values, name))

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ffnet_deploy.runtimes.base import Feeds
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4
+"""What ONNX Runtime logs: its errors come as exceptions too, and are told by us."""
 _INEXACT = ("WeightBiasQuantization",)
 """Optimisers that change results: this one quantises filters and biases that an INT8 graph has kept float."""
 
@@ -66,7 +67,7 @@ class OnnxRuntimeRunner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         options.enable_cpu_mem_arena = arena
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         if not optimised:
@@ -77,13 +78,20 @@ class OnnxRuntimeRunner:
         if exact:
             options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = _session(model, options)
+        self._named = str(model) if isinstance(model, Path) else "The graph"
         self.inputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_inputs()]
         self.outputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_outputs()]
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         check_feeds(feeds, self.inputs)
         names = [spec.name for spec in self.outputs]
-        return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
+            first = str(error).splitlines()[0]
+            raise EngineError(
+                f"{self._named} fails in ONNX Runtime {ort.__version__} ({first}). Report this with the graph."
+            ) from error
 
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         for feed in feeds:
@@ -117,7 +125,7 @@ def build(graph: Path, engine: Path) -> dict[str, Any]:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(engine)
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     _session(_ready(graph), options)
     return {"nodes": _count_nodes(engine)}
 
@@ -181,7 +189,7 @@ def profile(model: Path, feeds: Sequence[Feeds], runs: int, *, threads: int) -> 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         options.enable_profiling = True
         options.profile_file_prefix = f"{folder}/profile"
         session = _session(model, options)
