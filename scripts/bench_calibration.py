@@ -17,43 +17,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy import artifacts, pipeline
-from ffnet_deploy.artifacts import Record, Workspace, tool_versions, write_json
+from unverified import export
+
+from ffnet_deploy import pipeline
+from ffnet_deploy.artifacts import Workspace, tool_versions, write_json
 from ffnet_deploy.data.scenes import write_cityscapes
 from ffnet_deploy.runtimes import default_threads
-from ffnet_deploy.zoo.specs import find
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "calibration.json"
 SMALL, LARGE = "segmentation_ffnet46NS_CCC_mobile_pre_down", "segmentation_ffnet150_AAA"
 RUNS = ((SMALL, 8), (SMALL, 64), (LARGE, 2))
 SIZE = (1024, 2048)
-
-
-def export(workspace: Workspace, name: str) -> None:
-    """Write the graph of a model with random weights, as export does but for the verification."""
-    from ffnet_deploy.graph.export import export as to_onnx
-    from ffnet_deploy.zoo.weights import load_random
-
-    spec = find(name)
-    loaded = load_random(spec)
-    shape = (1, 3, *spec.input_hw)
-    graph = to_onnx(loaded.module, spec, shape, opset=20, metadata={})
-    artifacts.keep(
-        workspace.graph(name),
-        graph.SerializeToString(deterministic=True),
-        lambda sha256, size: Record(
-            kind="graph",
-            model=name,
-            precision="fp32",
-            sha256=sha256,
-            size=size,
-            sources={"weights": {"file": None, "sha256": loaded.sha256}},
-            options={"shape": list(shape)},
-            marks=loaded.marks,
-            created=artifacts.now(),
-        ),
-    )
 
 
 def calibrate(folder: Path, name: str, images: int) -> None:

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from unverified import export
 
 from ffnet_deploy import artifacts, pipeline
-from ffnet_deploy.artifacts import Record, Workspace, tool_versions, write_json
+from ffnet_deploy.artifacts import Workspace, tool_versions, write_json
 from ffnet_deploy.data.scenes import draw_scene
 from ffnet_deploy.zoo.specs import costs, deployable, find
 
@@ -66,29 +67,9 @@ def measure(name: str, precisions: Sequence[str], keep: Path | None) -> dict[str
 
 def build_one(name: str, folder: Path, precisions: Sequence[str]) -> None:
     """Write the graph of a model, as export does but for the verification, and build its engines."""
-    from ffnet_deploy.graph.export import export
-    from ffnet_deploy.zoo.weights import load_random
-
     spec = find(name)
     workspace = Workspace(folder)
-    loaded = load_random(spec)
-    shape = (1, 3, *spec.input_hw)
-    graph = export(loaded.module, spec, shape, opset=20, metadata={})
-    artifacts.keep(
-        workspace.graph(name),
-        graph.SerializeToString(deterministic=True),
-        lambda sha256, size: Record(
-            kind="graph",
-            model=name,
-            precision="fp32",
-            sha256=sha256,
-            size=size,
-            sources={"weights": {"file": None, "sha256": loaded.sha256}},
-            options={"shape": list(shape)},
-            marks=loaded.marks,
-            created=artifacts.now(),
-        ),
-    )
+    export(workspace, name)
     if "int8" in precisions:
         scenes = folder / "scenes"
         scenes.mkdir()
