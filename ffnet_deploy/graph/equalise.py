@@ -29,8 +29,9 @@ _LARGEST_FACTOR = 2.0**16
 _FLOOR = 2.0**-6
 """Of the median channel's size: a channel that was hardly seen may be larger on other images."""
 _SHARE = 0.75
-"""How much of a channel's size its activation gives up; the rest stays for the sake of the filters that read it. Best
-of 0.5, 0.65, 0.75, 0.85 and 1 on the demo's weights, by a little: activations have fewer digits to lose than filters.
+"""How much of a channel's size its activation gives up; the rest stays for the sake of the filters that read it. With
+0, 0.25, 0.5, 0.75 and 1 the logits of the demo's weights are 3.1, 2.9, 2.7, 2.6 and 2.5 % noise in TensorRT's dialect
+(``rounded``, six val scenes), 2.5, 2.4, 2.1, 2.0 and 2.2 % in the CPU's.
 """
 _INLIERS = 0.999
 _SAMPLES = 4096
