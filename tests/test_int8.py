@@ -19,7 +19,7 @@ from test_calibrate import put_graph
 from ffnet_deploy import artifacts, pipeline
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data.scenes import write_cityscapes
-from ffnet_deploy.errors import ArtifactError, EngineError, MissingDependencyError, UsageError
+from ffnet_deploy.errors import ArtifactError, EngineError, MissingDependencyError, PrecisionError, UsageError
 from ffnet_deploy.graph.methods import METHODS
 from ffnet_deploy.inner import Inside
 from ffnet_deploy.pipeline.calibrate import current_calibration, fingerprint, read_calibration
@@ -212,8 +212,9 @@ def test_int8_does_not_survive_other_ranges(run: Cli, workspace: Workspace, stre
         ({"int8": pipeline.Int8Options("guess")}, "holds no ranges by 'guess'"),
         ({"runtime": "tensorrt"}, r"tensorrt cannot be imported \(No module named 'tensorrt'\)\. Run: pip install"),
         ({}, "does not exist .INT8 needs the ranges"),
+        ({"fewer": True}, r"^1 tensors have no range, first head\."),
     ],
-    ids=["pattern", "method", "runtime", "calibration"],
+    ids=["pattern", "method", "runtime", "calibration", "fewer tensors"],
 )
 def test_what_cannot_be_is_refused_before_any_work(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], says: str
@@ -222,9 +223,14 @@ def test_what_cannot_be_is_refused_before_any_work(
         pytest.skip("TensorRT is installed")
     if not options:
         workspace.calibration(STEM).unlink()
+    if options.get("fewer"):
+        values = read_calibration(workspace.calibration(STEM))
+        values["tensors"].popitem()
+        workspace.calibration(STEM).write_text(json.dumps(values))
     monkeypatch.setattr(sys.modules["ffnet_deploy.pipeline.build"], "_source", None)
-    with pytest.raises((ArtifactError, UsageError, MissingDependencyError), match=says):
-        pipeline.build(workspace, None, pipeline.BuildOptions(("fp16", "int8"), **{"runtime": RTX, **options}))
+    asked = {"runtime": RTX, **{key: value for key, value in options.items() if key != "fewer"}}
+    with pytest.raises((ArtifactError, PrecisionError, UsageError, MissingDependencyError), match=says):
+        pipeline.build(workspace, None, pipeline.BuildOptions(("fp16", "int8"), **asked))
 
 
 def test_too_little_int8_is_refused_for_every_runtime(workspace: Workspace) -> None:

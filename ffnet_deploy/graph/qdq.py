@@ -213,6 +213,21 @@ def watched(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(name for node in model.graph.node for name in node.output if name in wanted)
 
 
+def check_ranges(model: onnx.ModelProto, limits: Mapping[str, Limits]) -> None:
+    """Hold ranges to what either dialect needs.
+
+    Raises:
+        PrecisionError: a tensor has none.
+    """
+    missing = [name for name in watched(model) if name not in limits]
+    if missing:
+        name = next((entry.value for entry in model.metadata_props if entry.key == "ffnet_deploy.model"), "NAME")
+        raise PrecisionError(
+            f"{len(missing)} tensors have no range, first {missing[0]} (all that are quantised need one). "
+            f"Run: ffnet-deploy calibrate {name} --data DIR"
+        )
+
+
 def quantise(
     model: onnx.ModelProto,
     limits: Mapping[str, Limits],
@@ -234,14 +249,8 @@ def quantise(
         UsageError: a pattern names no convolution.
         PrecisionError: a tensor has no range, or nothing can be quantised.
     """
+    check_ranges(model, limits)
     known = {**limits, **input_limits(model)}
-    missing = [name for name in watched(model) if name not in known]
-    if missing:
-        name = next((entry.value for entry in model.metadata_props if entry.key == "ffnet_deploy.model"), "NAME")
-        raise PrecisionError(
-            f"{len(missing)} tensors have no range, first {missing[0]} (all that are quantised need one). "
-            f"Run: ffnet-deploy calibrate {name} --data DIR"
-        )
     chosen = plan(model, dialect, known, keep=keep, beyond=beyond)
     if not chosen.nodes:
         first = next(iter(chosen.declined.items()), ("the graph", "it has no convolution"))

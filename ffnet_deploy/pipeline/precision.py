@@ -129,15 +129,17 @@ def check_int8(workspace: Workspace, graph: Graph, options: Int8Options) -> None
     Raises:
         ArtifactError: no calibration, or one of another graph.
         UsageError: a pattern names no convolution, or a method that the calibration does not hold.
+        PrecisionError: the calibration lacks a tensor.
     """
     import onnx
 
-    from ffnet_deploy.graph.qdq import plan
+    from ffnet_deploy.graph.qdq import check_ranges, plan
     from ffnet_deploy.pipeline.calibrate import current_calibration
 
     calibration = current_calibration(workspace, graph)
-    calibration.limits(options.method or calibration.method)
-    plan(onnx.load(graph.path), "cpu", keep=options.keep_fp16)
+    model = onnx.load(graph.path)
+    check_ranges(model, calibration.limits(options.method or calibration.method))
+    plan(model, "cpu", keep=options.keep_fp16)
 
 
 def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: Int8Options, progress: Progress) -> Graph:
