@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import onnx
 import pytest
@@ -12,7 +13,9 @@ from fakes import SMALL_SHAPE, small_graph, street_feeds
 
 from ffnet_deploy.bench.profile import Layer, PeakMeter, Peaks, named
 from ffnet_deploy.graph.facts import macs_by_node
+from ffnet_deploy.graph.histograms import Limits
 from ffnet_deploy.graph.names import module_of, nodes_of
+from ffnet_deploy.graph.qdq import quantise, watched
 from ffnet_deploy.pipeline.profile import Profile, Profiled
 from ffnet_deploy.report import latency
 from ffnet_deploy.runtimes import Rung
@@ -60,6 +63,19 @@ def test_the_work_of_all_layers_is_that_of_the_graph(layers: list[Layer], graph:
     # One convolution in a layer, so that no layer's time stands for another's work.
     macs = macs_by_node(graph)
     assert all(sum(node in macs for node in layer.nodes) <= 1 for layer in layers)
+
+
+def test_layers_of_integers_have_names_and_work_too(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    quantised = quantise(graph, dict.fromkeys(watched(graph), Limits(1.0, -1.0, 1.0)), "cpu")
+    onnx.save(quantised.model, tmp_path / "graph.onnx")
+    build(tmp_path / "graph.onnx", tmp_path / "engine.onnx")
+    layers = named(profile(tmp_path / "engine.onnx", street_feeds(SMALL_SHAPE, 1), 1, threads=1), graph, PEAKS)
+    assert sum(layer.macs for layer in layers) == sum(macs_by_node(graph).values())
+    (last,) = (layer for layer in layers if layer.kind == "QGemm")
+    assert (last.module, last.precision) == ("head.layers.3.last_layer.3", "int8")
+    assert {layer.precision for layer in layers if layer.kind.startswith("QLinear")} == {"int8"}
+    modules = {layer.module for layer in layers if layer.kind == "Expand"}
+    assert modules == {"head.layers.1", "head.layers.2"}
 
 
 def test_layers_have_the_names_of_pytorchs_modules(layers: list[Layer]) -> None:
@@ -202,7 +218,7 @@ def test_peaks_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SIDE", 256)
     monkeypatch.setattr(module, "_COPIED", 1 << 20)
     peaks = PeakMeter(1, None).measure()
-    assert set(peaks.macs_per_s) == {"fp32"}
+    assert set(peaks.macs_per_s) == {"fp32", "int8"}
     # Of any machine that can run this: between 10 MMAC/s and 10 TMAC/s, 10 MB/s and 10 TB/s.
-    assert 7 < math.log10(peaks.macs_per_s["fp32"]) < 13
+    assert all(7 < math.log10(peak) < 13 for peak in peaks.macs_per_s.values())
     assert 7 < math.log10(peaks.bytes_per_s) < 13

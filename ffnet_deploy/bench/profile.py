@@ -32,7 +32,8 @@ class Peaks:
     """The best that this machine did in this run: measured, never from a data sheet."""
 
     macs_per_s: Mapping[str, float]
-    """By precision; of the product of two square matrices in PyTorch, with the rungs' threads."""
+    """By precision; of the product of two square matrices, with the rungs' threads: floats in PyTorch, INT8 in ONNX
+    Runtime."""
     bytes_per_s: float
     """Read and written, of a copy of 256 MiB."""
 
@@ -101,23 +102,32 @@ class PeakMeter:
 
         torch.set_num_threads(threads)
         torch.backends.cuda.matmul.allow_tf32 = False
+        self._threads = threads
         self._device = torch.device("cpu" if device is None else f"cuda:{device}")
 
     def measure(self) -> Peaks:
-        """The best of a second each; FP16 on a GPU only, since CPUs here compute it in FP32."""
+        """The best of a second each; FP16 on a GPU only, since CPUs here compute it in FP32, and INT8 on a CPU only."""
         import torch
 
-        kinds = {"fp32": torch.float32} | ({"fp16": torch.float16} if self._device.type == "cuda" else {})
+        on_gpu = self._device.type == "cuda"
+        kinds = {"fp32": torch.float32} | ({"fp16": torch.float16} if on_gpu else {})
         source = torch.ones(_COPIED // 4, device=self._device)
         target = torch.empty_like(source)
         copied = self._best(lambda: target.copy_(source))
-        return Peaks({name: self._product(kind) for name, kind in kinds.items()}, 2 * _COPIED / copied)
+        products = {name: self._product(kind) for name, kind in kinds.items()}
+        return Peaks(products | ({} if on_gpu else {"int8": self._integer_product()}), 2 * _COPIED / copied)
 
     def _product(self, kind: torch.dtype) -> float:
         import torch
 
         left, right = (torch.rand(_SIDE, _SIDE, device=self._device).to(kind) for _ in range(2))
         return _SIDE**3 / self._best(lambda: left @ right)
+
+    def _integer_product(self) -> float:
+        # PyTorch's own is private, and what is held to this peak runs in ONNX Runtime.
+        from ffnet_deploy.runtimes.onnxruntime import integer_product
+
+        return _SIDE**3 / self._best(integer_product(_SIDE, self._threads))
 
     def _best(self, work: Callable[[], object]) -> float:
         import torch

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import onnx
 
 from ffnet_deploy.graph.facts import COMPUTE
 
-_SUFFIXES = ("_nchwc",)
-"""What ONNX Runtime appends to the name of a tensor that it keeps in blocks."""
+_SUFFIX = re.compile(r"_nchwc$|_token_\d+$")
+"""What ONNX Runtime appends to the name of a tensor that it keeps in blocks, and of an operator of integers."""
 
 
 def nodes_of(model: onnx.ModelProto, layers: Sequence[str]) -> list[tuple[str, ...]]:
@@ -48,9 +49,7 @@ def nodes_of(model: onnx.ModelProto, layers: Sequence[str]) -> list[tuple[str, .
 
 
 def _plain(layer: str) -> str:
-    for suffix in _SUFFIXES:
-        layer = layer.removesuffix(suffix)
-    return layer
+    return _SUFFIX.sub("", layer)
 
 
 def _named(node: str, layers: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -173,6 +173,27 @@ def _tensor(node: ort.NodeArg) -> TensorSpec:
     return TensorSpec(node.name, shape, _DTYPES[node.type])
 
 
+def integer_product(side: int, threads: int) -> Callable[[], object]:
+    """The product of two square matrices, uint8 by int8, as its integer kernels compute it; to be timed."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    # Any numbers take as long; ones overflow nothing.
+    left, right = np.ones((side, side), np.uint8), np.ones((side, side), np.int8)
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["left", "right"], ["product"])],
+        "product",
+        [helper.make_tensor_value_info("left", TensorProto.UINT8, left.shape)],
+        [helper.make_tensor_value_info("product", TensorProto.INT32, left.shape)],
+        [numpy_helper.from_array(right, "right")],
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    session = _session(model.SerializeToString(), options)
+    return lambda: session.run(None, {"left": left})
+
+
 _PRECISIONS = {"float": "fp32", "float16": "fp16", "uint8": "int8", "int8": "int8"}
 _WARM_UP_RUNS = 2
 
@@ -208,6 +229,8 @@ def _layer(events: Sequence[dict[str, Any]]) -> LayerTime:
     types = [next(iter(tensor)) for tensor in known["input_type_shape"]]
     # A convolution computes in the wider of its input's and its filter's type; behind a quantised input are scales.
     ends = types[:2] if known["op_name"] in ("Conv", "FusedConv", "Gemm", "FusedGemm") else types[:1]
+    if known["op_name"] == "QLinearConcat":
+        ends = types[2:3]  # the result's scale and zero point come first
     widest = next((kind for kind in ("float", "float16") if kind in ends), next(iter(ends), ""))
     return LayerTime(
         name=first["name"].removesuffix("_kernel_time"),
