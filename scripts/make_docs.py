@@ -102,8 +102,9 @@ def build_zoo() -> str:
     """What ``make build-zoo`` measured: size, time and precision of each engine; INT8 where it was built."""
     kept = _measured("build_zoo.json")
     models = kept["models"]
-    rows = [_zoo_row(name, m) for name, m in models.items()]
     built = {p: [m[p] for m in models.values() if p in m] for p in ("fp32", "fp16", "int8")}
+    newest = {p: max((engine["graph"] for engine in engines), default=0) for p, engines in built.items()}
+    rows = [_zoo_row(name, m, newest) for name, m in models.items()]
     counts = ", ".join(f"{len(engines)} in {p.upper()}" for p, engines in built.items())
     failed = [name for name, m in models.items() if not m["ok"]]
     ratio = max(m["fp16"]["bytes"] / m["fp32"]["bytes"] for m in models.values() if "fp16" in m)
@@ -116,12 +117,11 @@ def build_zoo() -> str:
         lowest = min(engine["share"].get("int8", 0.0) for engine in built["int8"])
         text += f" The least INT8 found is {100 * lowest:.2f} % of the multiply-accumulates."
     headers = ("model", "FP32", "FP16", "ratio", "found", "equal", "INT8", "ratio", "found", "equal")
-    return f"{text}\n\n{_fenced(report.table(headers, rows))}"
+    errors = "".join(f"\n\n- {name}: {models[name]['error']}" for name in failed)
+    return f"{text}\n\n{_fenced(report.table(headers, rows))}{errors}"
 
 
-def _zoo_row(name: str, m: dict[str, Any]) -> tuple[object, ...]:
-    if not m["ok"]:
-        return (name, m["error"], *[None] * 8)
+def _zoo_row(name: str, m: dict[str, Any], newest: dict[str, int]) -> tuple[object, ...]:
     row: list[object] = [name, report.megabytes(m["fp32"]["bytes"])]
     for precision in ("fp16", "int8"):
         engine = m.get(precision)
@@ -131,7 +131,7 @@ def _zoo_row(name: str, m: dict[str, Any]) -> tuple[object, ...]:
         emulated = m["emulated"] if precision == "fp16" else engine["emulated"]
         row += [
             report.megabytes(engine["bytes"]),
-            f"{engine['bytes'] / m['fp32']['bytes']:.3f}{' *' if engine.get('three_channels') else ''}",
+            f"{engine['bytes'] / m['fp32']['bytes']:.3f}{' *' if engine['graph'] < newest[precision] else ''}",
             f"{100 * engine['share'].get(precision, 0.0):.4g} %",
             _equal(emulated),
         ]
