@@ -314,7 +314,7 @@ class Workspace:
         Raises:
             ArtifactError: one of them has no readable record: which is the newest cannot be known.
         """
-        found = self._recorded(self.models, "export", lambda name: model in (None, _model_of(name)))
+        found = self._recorded(self.models, "export", lambda name: model in (None, model_of(name)))
         exported = [item for item in found if item[1].kind == "graph" and "weights" in item[1].sources]
         return sorted(exported, key=lambda item: item[1].created, reverse=True)
 
@@ -324,7 +324,7 @@ class Workspace:
         Raises:
             ArtifactError: an engine of this model has no readable record, or a record has no engine.
         """
-        found = self._recorded(self.engines, "build", lambda name: _model_of(name) == _model_of(stem))
+        found = self._recorded(self.engines, "build", lambda name: model_of(name) == model_of(stem))
         engines = (item for item in found if item[1].kind == "engine")
         mine = (item for item in engines if item[1].sources["exported"]["file"] == f"{stem}.onnx")
         return sorted(mine, key=lambda item: item[0].name)
@@ -333,9 +333,9 @@ class Workspace:
         files = {p for ending in ("onnx", "engine") for p in folder.glob(f"*.{ending}")}
         files |= {p.with_suffix("") for ending in ("onnx", "engine") for p in folder.glob(f"*.{ending}.json")}
         chosen = sorted(p for p in files if not p.name.startswith(".") and wanted(p.name))
-        return [(p, load_record(p, remedy=f"ffnet-deploy {command} {_model_of(p.name)}", check=False)) for p in chosen]
+        return [(p, load_record(p, remedy=f"ffnet-deploy {command} {model_of(p.name)}", check=False)) for p in chosen]
 
 
-def _model_of(name: str) -> str:
+def model_of(name: str) -> str:
     """The model that a file name begins with; what differs from its contract follows ``@`` or a dot."""
     return name.partition(".")[0].partition("@")[0]

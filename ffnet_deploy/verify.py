@@ -92,13 +92,23 @@ _ENOUGH_LABELS = 100
 """With fewer, as the classes of a few images, their share says little beside the differences of the logits."""
 
 
+def least_equal(found: Agreement, tolerance: Tolerance) -> float | None:
+    """The share of equal labels that an agreement is held to; None if labels do not decide.
+
+    One may always differ: it may hang on a hair.
+    """
+    if not math.isnan(found.max_difference) and found.count < _ENOUGH_LABELS:
+        return None
+    return min(tolerance.equal, 1 - 1 / found.count)
+
+
 def beyond(found: Agreement, tolerance: Tolerance) -> list[str]:
     """What of an agreement is beyond a tolerance, and by how much; empty if nothing is.
 
-    Where there are labels alone (the differences are NaN) they decide. One may always differ: it may hang on a hair.
+    Where there are labels alone (the differences are NaN) they decide.
     """
     labels_alone = math.isnan(found.max_difference)
-    equal = min(tolerance.equal, 1 - 1 / found.count) if labels_alone or found.count >= _ENOUGH_LABELS else 0.0
+    equal = least_equal(found, tolerance) or 0.0
     return [
         f"{name} {value:.5g} ({sign} {limit:g} was needed)"
         for name, value, sign, limit, good in (

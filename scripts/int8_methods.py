@@ -116,7 +116,7 @@ def measure(space: Workspace, data: Path, scenes: Scenes, images: list[np.ndarra
     graph = onnx.load(space.graph(MODEL))
     reference = scenes.labels(graph)
     result: dict[str, Any] = {"fp32": scenes.miou(reference), "rows": []}
-    calibration = pipeline.calibrate(space, MODEL, pipeline.CalibrateOptions(data))
+    calibration = pipeline.calibrate(space, MODEL, pipeline.CalibrateOptions(data, images=len(images)))
     prepared = {
         "plain": (graph, ranges(graph, images)),
         "equalised": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from commands import NAME, SIZE, Cli
 
-from ffnet_deploy import runtimes
+from ffnet_deploy import bench, runtimes
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.data.scenes import write_cityscapes
 
@@ -29,6 +30,8 @@ def _same_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         pytest.skip("needs a CUDA device; the driver shows none")
     for variable in ("CITYSCAPES_DATASET", "IMAGENET_DATASET"):
         monkeypatch.delenv(variable, raising=False)
+    # On a busy machine the warm-up is the longest part of a benchmark, and no test needs it but its own.
+    monkeypatch.setattr(bench, "Plan", partial(bench.Plan, warm_up_s=0.0, most_warm_up_s=0.0))
     # Small work: on busy cores a second thread is waited for longer than it helps; runners may have set another count.
     torch.set_num_threads(1)
     random.seed(0)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from commands import Cli, Result, link_workspace
 
-from ffnet_deploy import bench, pipeline
+from ffnet_deploy import pipeline
 from ffnet_deploy.artifacts import Workspace
 from ffnet_deploy.bench import doubts
 from ffnet_deploy.errors import EngineError, UsageError
@@ -111,9 +110,8 @@ class Results:
 
 @pytest.fixture
 def results(run: Cli, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
-    # A warning each, whatever else this machine does; and no warm-up, which on a busy machine is the longest part.
+    # A warning each, whatever else this machine does.
     monkeypatch.setattr(doubts, "_BUSY", -1.0)
-    monkeypatch.setattr(bench, "Plan", partial(bench.Plan, warm_up_s=0.0, most_warm_up_s=0.0))
     return Results(run, built, tmp_path)
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hostile
 import numpy as np
 import onnx
 import pytest
-from fakes import SMALL, SMALL_SHAPE, small_graph
+from fakes import SMALL, SMALL_SHAPE, small_graph, street_feeds
 from onnx import numpy_helper
 from PIL import Image
 
@@ -27,13 +28,16 @@ from ffnet_deploy.data.images import normalise
 from ffnet_deploy.data.scenes import draw_scene, write_cityscapes
 from ffnet_deploy.errors import ArtifactError, DataError, FFNetDeployError, PrecisionError, UsageError
 from ffnet_deploy.graph import facts
+from ffnet_deploy.graph.export import export
 from ffnet_deploy.graph.methods import METHODS, PERCENTILE
-from ffnet_deploy.graph.qdq import watched
+from ffnet_deploy.graph.qdq import quantise, watched
 from ffnet_deploy.pipeline import CalibrateOptions, Calibration, calibrate
 from ffnet_deploy.pipeline import calibration_images as sources
 from ffnet_deploy.pipeline.calibrate import current_calibration
 from ffnet_deploy.pipeline.current import Graph, current_graph
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from ffnet_deploy.zoo.specs import find
+from ffnet_deploy.zoo.weights import load_random
 
 STORY = sys.modules["ffnet_deploy.pipeline.calibrate"]
 
@@ -131,6 +135,45 @@ def test_ranges_of_all_that_either_dialect_needs(space: Workspace, streets: Path
     assert (values["method"], values["percentile"], values["marks"]) == ("percentile", PERCENTILE, ["untrained"])
     assert [what for what in told if what[0] == "calibrating"] == [("calibrating", i, 5) for i in range(6)]
     assert not list(space.root.glob("calibration/*.npz"))
+
+
+def test_channels_are_seen_on_a_few_images_evenly_and_the_largest_counts(
+    space: Workspace, streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = sources.find_images(current_graph(space, None), streets, None, allow_val=False)
+    assert images.some(2).names == (images.names[0], images.names[2])
+    assert images.some(9) == images
+    every = calibrate(space, None, CalibrateOptions(streets)).values["tensors"]
+    monkeypatch.setattr(STORY, "_FEW_PIXELS", 0)
+    monkeypatch.setattr(STORY, "_FEWEST", 2)
+    told: list[tuple[str, int, int | None]] = []
+    options = CalibrateOptions(streets, percentile=99.9)
+    some = calibrate(space, None, options, lambda *what: told.append(what)).values["tensors"]
+    assert [what for what in told if what[0] == "looking at channels"][-1] == ("looking at channels", 2, 2)
+    pairs = [pair for name in every for pair in zip(every[name]["channels"], some[name]["channels"], strict=True)]
+    assert all(larger >= smaller for larger, smaller in pairs)
+    assert any(larger > smaller for larger, smaller in pairs)
+
+
+def noise(found: Calibration, space: Workspace) -> float:
+    """Of INT8's logits by the plain maximum, as a share of what FP32's vary by."""
+    model = onnx.load(current_graph(space, None).path)
+    integers = quantise(found.equalised(model).model, found.limits("max"), "cpu").model
+    (feed,) = street_feeds(SMALL_SHAPE, 1)
+    given = []
+    for graph in (model, integers):
+        with OnnxRuntimeRunner(graph.SerializeToString(), threads=1, exact=True) as runner:
+            given.append(runner(feed)["logits"])
+    return float((given[0] - given[1]).std() / given[0].std())
+
+
+def test_hostile_weights_lose_no_more_than_those_they_were_made_from(space: Workspace, streets: Path) -> None:
+    options = CalibrateOptions(streets, images=2)
+    plain = noise(calibrate(space, None, options), space)
+    network = load_random(find(SMALL)).module
+    network.load_state_dict(hostile.tailed(hostile.scaled(network.state_dict())))
+    put_graph(space, export(network, find(SMALL), SMALL_SHAPE, opset=20, metadata={}).SerializeToString())
+    assert noise(calibrate(space, None, options), space) < 1.5 * plain
 
 
 def test_a_calibration_that_fits_is_used_again(

@@ -76,8 +76,19 @@ def test_sizes_leave_out_one_value_in_a_thousand() -> None:
     values[0, 2] = np.linspace(0, 1, 2500).reshape(50, 50)
     values[0, 1, 0, 0] = 1e6  # one of 5000
     assert channel_sizes(values) == pytest.approx([0, 2, 0.998], abs=2e-3)
-    # A channel of a few values has its largest.
+    # A channel of a few values has its largest, and so has one that is nearly always 0.
     assert channel_sizes(np.array([[[1.0, 3.0]]], np.float32)).tolist() == [3.0]
+    rare = np.zeros((1, 1, 128, 128), np.float32)
+    rare[0, 0, 5, 7] = -4
+    assert channel_sizes(rare).tolist() == [4.0]
+
+
+@pytest.mark.parametrize("column", [0, 1, 64])
+def test_sizes_are_of_all_columns(column: int) -> None:
+    # As wide as a power of two, as images are: a step that divides the width would see the same columns in each row.
+    values = np.full((1, 1, 512, 1024), 5.0, np.float32)
+    values[..., column::128] = 0
+    assert channel_sizes(values).tolist() == [5.0]
 
 
 def test_a_pair_has_channels_of_like_size() -> None:
@@ -102,10 +113,11 @@ def test_a_pair_has_channels_of_like_size() -> None:
     assert run(found.model, image()) == pytest.approx(run(model, image()), rel=1e-4, abs=1e-4)
 
 
-def test_factors_made_before_are_undone() -> None:
-    """A hostile copy of a graph becomes what the graph itself becomes."""
+@pytest.mark.parametrize("factors", [(1, 64, 1 / 8, 1), (1, 4096, 1, 1), (1 / 16, 1, 1, 1)])
+def test_factors_made_before_are_undone(factors: tuple[float, ...]) -> None:
+    """A hostile copy of a graph becomes what the graph itself becomes, down to 1/64 of its median channel."""
     model, hostile = filled(PAIR), filled(PAIR)
-    made = np.array([1, 64, 1 / 8, 1], np.float32)
+    made = np.array(factors, np.float32)
     for tensor in hostile.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if tensor.name in ("w0", "b0"):

@@ -153,7 +153,7 @@ def test_eval_and_bench_know_int8(run: Cli, workspace: Workspace, streets: Path)
     assert result.code == 0, result.err
     for rung in ("onnxruntime int8", "onnx int8 emulated"):
         assert rung in result.out
-    result = run("bench", "--iters", "2", "--workspace", workspace.root)
+    result = run("bench", "--iters", "2", "--min-seconds", "0", "--workspace", workspace.root)
     assert result.code == 0, result.err
     assert "onnxruntime int8" in result.out
     assert "emulated" not in result.out

@@ -257,6 +257,8 @@ def test_a_graph_that_fails_while_it_runs_is_an_engine_error() -> None:
         beyond = np.full((1, 3, 8, 8), 1e6, np.float32)
         with pytest.raises(EngineError, match=r"^The graph fails in ONNX Runtime .*Gather.*Report this"):
             runner({"image": beyond})
+        with pytest.raises(EngineError, match=r"^The graph fails in ONNX Runtime"):
+            runner.latencies([{"image": beyond}], 1)
 
 
 def test_onnx_runtime_refuses_a_graph_that_is_cut_off(graph: Path) -> None:

@@ -62,11 +62,18 @@ class Equalised:
 
 
 def channel_sizes(values: np.ndarray) -> np.ndarray:
-    """What all but one in a thousand of each channel's values stay within: float32 (C,), from (N, C, ...)."""
+    """What all but one in a thousand of each channel's values stay within: float32 (C,), from (N, C, ...).
+
+    The largest value of a channel that is nearly always 0; only what is always 0 has no size.
+    """
     channels = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
-    some = np.abs(channels[:, :: max(1, channels.shape[1] // _SAMPLES)])
+    # An odd step, or a few columns of the image would be all that is seen.
+    some = np.abs(channels[:, :: (channels.shape[1] // _SAMPLES) | 1])
     rank = min(int(some.shape[1] * _INLIERS), some.shape[1] - 1)
-    return np.partition(some, rank, axis=1)[:, rank]
+    sizes = np.partition(some, rank, axis=1)[:, rank]
+    rare = sizes == 0
+    sizes[rare] = np.abs(channels[rare]).max(axis=1)
+    return sizes
 
 
 def equalise(model: onnx.ModelProto, sizes: Mapping[str, np.ndarray]) -> Equalised:

@@ -85,13 +85,25 @@ class Calibration:
         return {name: Limits(*found[method]) for name, found in tensors.items()}
 
     def equalised(self, model: onnx.ModelProto) -> Equalised:
-        """The FP32 graph with its channels made more alike, which is what the ranges are of."""
+        """The FP32 graph with its channels made more alike, which is what the ranges are of.
+
+        Raises:
+            ArtifactError: a tensor has another number of channels in the file.
+        """
         import numpy as np
 
         from ffnet_deploy.graph.equalise import equalise
+        from ffnet_deploy.graph.facts import shapes
 
-        tensors = self.values["tensors"]
-        return equalise(model, {name: np.array(found["channels"]) for name, found in tensors.items()})
+        sizes = {name: np.array(found["channels"]) for name, found in self.values["tensors"].items()}
+        known = shapes(model)
+        for name, size in sizes.items():
+            if name in known and len(size) != known[name][1]:
+                raise ArtifactError(
+                    f"{self.path} has {len(size)} channels of {name} ({known[name][1]} were needed). "
+                    f"Run: {self.values['command']}"
+                )
+        return equalise(model, sizes)
 
     def ranges(self) -> dict[str, Range]:
         """The extremes."""
@@ -147,9 +159,27 @@ def calibrate(
             artifacts.write_json(path, known)
         return Calibration(path, known, reused=True)
     sizes = _sizes(model, graph, images, options, progress)
-    histograms, resumed = _observe(path, equalise(model, sizes).model, graph, images, options, progress)
+    # Ranges of a graph that was equalised in another way are not to be added to.
+    key = artifacts.hash_json(
+        [_VERSION, graph.record.sha256, images.sha256, {name: size.tolist() for name, size in sizes.items()}]
+    )
+    state = _State(_partial(path), key)
+    histograms, resumed = _observe(state, equalise(model, sizes).model, graph, images, options, progress)
     progress("choosing ranges", 0, None)
     values = {
+        **_about(graph, images, options),
+        "seconds": round(time.monotonic() - started, 3),
+        "resumed_at": resumed,
+        "tensors": _tensors(histograms, sizes, options.percentile),
+    }
+    artifacts.write_json(path, values)
+    _partial(path).unlink(missing_ok=True)
+    return Calibration(path, values)
+
+
+def _about(graph: Graph, images: Images, options: CalibrateOptions) -> dict[str, Any]:
+    """What a calibration is of, and what it was asked for."""
+    return {
         "schema": artifacts.SCHEMA,
         "kind": "calibration",
         "version": _VERSION,
@@ -167,15 +197,9 @@ def calibrate(
         "percentile": options.percentile,
         "command": _command(graph, options),
         "marks": [*graph.record.marks, *(["calibrated on val"] if images.val else [])],
-        "seconds": round(time.monotonic() - started, 3),
-        "resumed_at": resumed,
         "tools": artifacts.tool_versions("onnx", "numpy", "onnxruntime-gpu", "onnxruntime"),
         "created": artifacts.now(),
-        "tensors": _tensors(histograms, sizes, options.percentile),
     }
-    artifacts.write_json(path, values)
-    _partial(path).unlink(missing_ok=True)
-    return Calibration(path, values)
 
 
 def _check(options: CalibrateOptions) -> None:
@@ -236,6 +260,7 @@ def read_calibration(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: absent, or no calibration of this version.
     """
+    again = f"Run: ffnet-deploy calibrate {artifacts.model_of(path.name)} --data DIR"
     try:
         values = json.loads(path.read_text("utf-8"))
         good = (
@@ -250,13 +275,11 @@ def read_calibration(path: Path) -> dict[str, Any]:
             and all(_is_range(found) for found in values["tensors"].values())
         )
     except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist. Run: ffnet-deploy calibrate --data DIR") from None
+        raise ArtifactError(f"{path} does not exist. {again}") from None
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ArtifactError(
-            f"{path} is no calibration of this version ({error}). Run: ffnet-deploy calibrate --data DIR"
-        ) from error
+        raise ArtifactError(f"{path} is no calibration of this version ({error}). {again}") from error
     if not good:
-        raise ArtifactError(f"{path} is no calibration of this version. Run: ffnet-deploy calibrate --data DIR")
+        raise ArtifactError(f"{path} is no calibration of this version. {again}")
     return dict(values)
 
 
@@ -343,19 +366,18 @@ def _sizes(
             found = channel_sizes(values[: len(seen)])
             sizes[name] = np.maximum(sizes.get(name, found), found)
         progress("looking at channels", done, len(few.names))
-    # Three digits suffice, and do not depend on the order of sums.
+    # Three digits suffice, and hardly ever depend on the order of sums.
     return {name: np.array([float(f"{size:.3g}") for size in found]) for name, found in sizes.items()}
 
 
 def _observe(
-    path: Path, model: onnx.ModelProto, graph: Graph, images: Images, options: CalibrateOptions, progress: Progress
+    state: _State, model: onnx.ModelProto, graph: Graph, images: Images, options: CalibrateOptions, progress: Progress
 ) -> tuple[dict[str, Histogram], int]:
     """Histograms of all images, those of an interrupted run included, and how many images that had seen."""
     from ffnet_deploy.graph.qdq import watched
 
     names = watched(model)
-    key = artifacts.hash_json([_VERSION, graph.record.sha256, images.sha256, names])
-    histograms, resumed = _resumed(_partial(path), key, names)
+    histograms, resumed = state.load(names)
     saved = time.monotonic()
     progress("calibrating", resumed, len(images.names))
     for done, seen, tensors in _walks(model, names, graph, images, resumed, options.budget):
@@ -363,7 +385,7 @@ def _observe(
             histograms[name].add(values[: len(seen)], _what(name, seen))
         progress("calibrating", done, len(images.names))
         if time.monotonic() - saved >= _SAVE_EVERY_S and done < len(images.names):
-            _save(_partial(path), key, histograms, done)
+            state.save(histograms, done)
             saved = time.monotonic()
     return histograms, resumed
 
@@ -404,35 +426,42 @@ def _partial(path: Path) -> Path:
     return path.with_suffix(".partial.npz")
 
 
-def _save(path: Path, key: str, histograms: Mapping[str, Histogram], done: int) -> None:
-    """Write the state whole: occupied bins alone, so a few megabytes."""
-    import numpy as np
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What an interrupted calibration has seen, on disk."""
 
-    arrays: dict[str, Any] = {"key": np.array(key), "done": np.array(done)}
-    for i, histogram in enumerate(histograms.values()):
-        bins = np.flatnonzero(histogram.counts)
-        arrays[f"bins{i}"], arrays[f"counts{i}"] = bins.astype(np.uint32), histogram.counts[bins]
-        arrays[f"ends{i}"] = np.array([histogram.low, histogram.high])
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    artifacts.write_bytes(path, buffer.getvalue())
+    path: Path
+    key: str
+    """Of all that its histograms depend on."""
 
+    def save(self, histograms: Mapping[str, Histogram], done: int) -> None:
+        """Write the state whole: occupied bins alone, so a few megabytes."""
+        import numpy as np
 
-def _resumed(path: Path, key: str, names: tuple[str, ...]) -> tuple[dict[str, Histogram], int]:
-    """What an interrupted calibration of the same has left; empty histograms otherwise."""
-    import numpy as np
+        arrays: dict[str, Any] = {"key": np.array(self.key), "done": np.array(done)}
+        for i, histogram in enumerate(histograms.values()):
+            bins = np.flatnonzero(histogram.counts)
+            arrays[f"bins{i}"], arrays[f"counts{i}"] = bins.astype(np.uint32), histogram.counts[bins]
+            arrays[f"ends{i}"] = np.array([histogram.low, histogram.high])
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        artifacts.write_bytes(self.path, buffer.getvalue())
 
-    from ffnet_deploy.graph.histograms import Histogram
+    def load(self, names: Sequence[str]) -> tuple[dict[str, Histogram], int]:
+        """Histograms of the same calibration and how many images they have seen; empty ones otherwise."""
+        import numpy as np
 
-    histograms = {name: Histogram() for name in names}
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as state:
-            if str(state["key"]) != key:
-                return histograms, 0
-            for i, histogram in enumerate(histograms.values()):
-                histogram.counts[state[f"bins{i}"]] = state[f"counts{i}"]
-                histogram.low, histogram.high = (float(end) for end in state[f"ends{i}"])
-            return histograms, int(state["done"])
-    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile):
-        # Absent, or left by something else: it costs time to begin again, and nothing else.
-        return {name: Histogram() for name in names}, 0
+        from ffnet_deploy.graph.histograms import Histogram
+
+        histograms = {name: Histogram() for name in names}
+        try:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as state:
+                if str(state["key"]) != self.key:
+                    return histograms, 0
+                for i, histogram in enumerate(histograms.values()):
+                    histogram.counts[state[f"bins{i}"]] = state[f"counts{i}"]
+                    histogram.low, histogram.high = (float(end) for end in state[f"ends{i}"])
+                return histograms, int(state["done"])
+        except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile):
+            # Absent, or left by something else: it costs time to begin again, and nothing else.
+            return {name: Histogram() for name in names}, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -172,16 +172,6 @@ def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: In
     quantised, kept = _quantised(model, graph, calibration, dialect, method, options.keep_fp16)
     progress("checking INT8", 0, None)
     check = _compared(exported, _scored(quantised.model, dialect), graph, INT8)
-    found = {
-        "quantised": {
-            "nodes": list(quantised.nodes),
-            "share": round(quantised.share, 6),
-            "possible": round(quantised.possible, 6),
-        },
-        "declined": dict(quantised.declined),
-        "kept_fp32": kept,
-        "emulated": check,
-    }
     asked = {"io": "fp32", "method": method, "keep_fp16": list(options.keep_fp16)}
     precision = "int8" if dialect == "tensorrt" else "int8-cpu"
     path = workspace.graph(graph.stem, precision)
@@ -196,7 +186,7 @@ def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: In
             size=size,
             sources=_sources(graph, calibration),
             options={**_inherited(graph), **asked},
-            found=found,
+            found=_found(quantised, kept, check),
             marks=list(calibration.values["marks"]),
             seconds=round(time.monotonic() - started, 3),
             tools=artifacts.tool_versions("onnx", "numpy", "onnxruntime-gpu", "onnxruntime"),
@@ -204,6 +194,20 @@ def int8_graph(workspace: Workspace, graph: Graph, dialect: Dialect, options: In
         ),
     )
     return Graph(path, record)
+
+
+def _found(quantised: Quantised, kept: Mapping[str, str], check: Mapping[str, Any]) -> dict[str, Any]:
+    """What became of an INT8 graph's nodes."""
+    return {
+        "quantised": {
+            "nodes": list(quantised.nodes),
+            "share": round(quantised.share, 6),
+            "possible": round(quantised.possible, 6),
+        },
+        "declined": dict(quantised.declined),
+        "kept_fp32": dict(kept),
+        "emulated": dict(check),
+    }
 
 
 def _sources(graph: Graph, calibration: Calibration) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,13 @@ class Compared:
         return self.comparison.beyond(self.tolerance)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; differences that a rung of labels does not have are null, infinite ones are text."""
+        """Plain JSON values.
+
+        Differences that a rung of labels does not have are null, as is a limit that does not apply; infinite ones are
+        text.
+        """
+        from ffnet_deploy.verify import least_equal
+
         found = self.comparison
         return {
             **rung_json(self.rung, None),
@@ -69,7 +75,11 @@ class Compared:
             "near_borders": None if found.near is None else _labels_json(found.near),
             "away_from_borders": None if found.away is None else _labels_json(found.away),
             "labels_at": None if found.labels_at is None else list(found.labels_at),
-            "tolerance": {k: v for k, v in asdict(self.tolerance).items() if isinstance(v, float)},
+            "tolerance": {
+                "max_difference": self.tolerance.max_difference,
+                "mean_difference": self.tolerance.mean_difference,
+                "equal": least_equal(found.agreement, self.tolerance),
+            },
             "beyond": self.beyond,
         }
 

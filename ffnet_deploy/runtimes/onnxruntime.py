@@ -7,8 +7,9 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -78,29 +79,25 @@ class OnnxRuntimeRunner:
         if exact:
             options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = _session(model, options)
-        self._named = str(model) if isinstance(model, Path) else "The graph"
+        self._told = partial(_told, model)
         self.inputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_inputs()]
         self.outputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_outputs()]
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         check_feeds(feeds, self.inputs)
         names = [spec.name for spec in self.outputs]
-        try:
+        with self._told():
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
-        except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
-            first = str(error).splitlines()[0]
-            raise EngineError(
-                f"{self._named} fails in ONNX Runtime {ort.__version__} ({first}). Report this with the graph."
-            ) from error
 
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         for feed in feeds:
             check_feeds(feed, self.inputs)
         samples = []
-        for feed in itertools.islice(itertools.cycle(feeds), iters):
-            start = time.perf_counter_ns()
-            self._session.run(None, dict(feed))
-            samples.append((time.perf_counter_ns() - start) / 1e6)
+        with self._told():
+            for feed in itertools.islice(itertools.cycle(feeds), iters):
+                start = time.perf_counter_ns()
+                self._session.run(None, dict(feed))
+                samples.append((time.perf_counter_ns() - start) / 1e6)
         return samples
 
     def close(self) -> None:
@@ -132,10 +129,14 @@ def build(graph: Path, engine: Path) -> dict[str, Any]:
 
 def _ready(graph: Path) -> Path | bytes:
     import onnx  # only building needs it
+    from google.protobuf.message import DecodeError
 
     from ffnet_deploy.graph.integers import in_fast_operators
 
-    model = onnx.load(graph)
+    try:
+        model = onnx.load(graph)
+    except DecodeError:
+        return graph  # ONNX Runtime says what is wrong with it
     integers = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     return in_fast_operators(model).SerializeToString() if integers else graph
 
@@ -164,6 +165,18 @@ def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceS
         first = str(error).splitlines()[0]
         raise EngineError(
             f"{named} is refused by ONNX Runtime {ort.__version__} ({first}). Export it again."
+        ) from error
+
+
+@contextmanager
+def _told(model: Path | bytes) -> Iterator[None]:
+    """Turn what goes wrong in a run into an error of ours."""
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
+        named, first = model if isinstance(model, Path) else "The graph", str(error).splitlines()[0]
+        raise EngineError(
+            f"{named} fails in ONNX Runtime {ort.__version__} ({first}). Report this with the graph."
         ) from error
 
 
@@ -214,8 +227,9 @@ def profile(model: Path, feeds: Sequence[Feeds], runs: int, *, threads: int) -> 
         options.enable_profiling = True
         options.profile_file_prefix = f"{folder}/profile"
         session = _session(model, options)
-        for feed in itertools.islice(itertools.cycle(feeds), runs + _WARM_UP_RUNS):
-            session.run(None, dict(feed))
+        with _told(model):
+            for feed in itertools.islice(itertools.cycle(feeds), runs + _WARM_UP_RUNS):
+                session.run(None, dict(feed))
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
     nodes = sorted((e for e in events if e["cat"] == "Node"), key=lambda event: int(event["ts"]))
     each = len(nodes) // (runs + _WARM_UP_RUNS)
