@@ -187,12 +187,16 @@ def int8_cpu() -> str:
             limit["against"],
             f"{limit['at_least']:g}x",
             f"{limit['found']:.2f}x",
-            "yes" if limit["met"] else "no" if limit["applies"] else "no, without VNNI not asked",
+            _met(limit),
         )
         for limit in kept["limits"]
     ]
     asked = _fenced(report.table(("INT8 is faster than", "at least", "found", "met"), rows))
     return f"{asked}\n\n{_latencies(kept, ', '.join(kept['marks']), 'time over INT8', 'over_int8')}"
+
+
+def _met(limit: dict[str, Any]) -> str:
+    return "yes" if limit["met"] else "no" if limit["applies"] else "no, without VNNI not asked"
 
 
 def bench_eval() -> str:
@@ -216,7 +220,7 @@ def bench_eval() -> str:
             m["what"],
             f"{m['bound']} {m['limit']:g}",
             f"{m['found']:.2f}",
-            "yes" if m["met"] else "no" if m["applies"] else "no, without VNNI not asked",
+            _met(m),
         )
         for m in kept["limits"]
     ]

@@ -173,7 +173,7 @@ def calibrate(
         "tensors": _tensors(histograms, sizes, options.percentile),
     }
     artifacts.write_json(path, values)
-    _partial(path).unlink(missing_ok=True)
+    state.path.unlink(missing_ok=True)
     return Calibration(path, values)
 
 

@@ -41,8 +41,7 @@ class Images:
 
     def some(self, count: int) -> Images:
         """A few of them, evenly; all if there are no more."""
-        number = min(count, len(self.names))
-        chosen = [i * len(self.names) // number for i in range(number)]
+        chosen = _evenly(len(self.names), count)
         return replace(self, names=tuple(self.names[i] for i in chosen), readers=tuple(self.readers[i] for i in chosen))
 
 
@@ -78,7 +77,12 @@ def _chosen(found: int, count: int | None, where: Path) -> list[int]:
     if found < max(count or 0, LEAST):
         wanted = f"{count} were asked for" if count else f"{LEAST} or more are needed"
         raise DataError(f"{where} holds {found} images ({wanted}). Name another folder, or a smaller --images.")
-    number = min(found, count or DEFAULT)
+    return _evenly(found, count or DEFAULT)
+
+
+def _evenly(found: int, count: int) -> list[int]:
+    """``count`` of ``found`` things at even distances; all if there are no more."""
+    number = min(found, count)
     return [i * found // number for i in range(number)]
 
 

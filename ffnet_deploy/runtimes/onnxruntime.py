@@ -79,7 +79,8 @@ class OnnxRuntimeRunner:
         if exact:
             options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = _session(model, options)
-        self._told = partial(_told, model)
+        # Not of the model itself, whose bytes would stay as long as the runner.
+        self._told = partial(_told, _named(model))
         self.inputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_inputs()]
         self.outputs: Sequence[TensorSpec] = [_tensor(node) for node in self._session.get_outputs()]
 
@@ -161,22 +162,25 @@ def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceS
             source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_INEXACT)
         )
     except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
-        named = model if isinstance(model, Path) else "The graph"
         first = str(error).splitlines()[0]
         raise EngineError(
-            f"{named} is refused by ONNX Runtime {ort.__version__} ({first}). Export it again."
+            f"{_named(model)} is refused by ONNX Runtime {ort.__version__} ({first}). Export it again."
         ) from error
 
 
+def _named(model: Path | bytes) -> str:
+    return str(model) if isinstance(model, Path) else "The graph"
+
+
 @contextmanager
-def _told(model: Path | bytes) -> Iterator[None]:
+def _told(graph: str) -> Iterator[None]:
     """Turn what goes wrong in a run into an error of ours."""
     try:
         yield
     except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
-        named, first = model if isinstance(model, Path) else "The graph", str(error).splitlines()[0]
+        first = str(error).splitlines()[0]
         raise EngineError(
-            f"{named} fails in ONNX Runtime {ort.__version__} ({first}). Report this with the graph."
+            f"{graph} fails in ONNX Runtime {ort.__version__} ({first}). Report this with the graph."
         ) from error
 
 
@@ -227,7 +231,7 @@ def profile(model: Path, feeds: Sequence[Feeds], runs: int, *, threads: int) -> 
         options.enable_profiling = True
         options.profile_file_prefix = f"{folder}/profile"
         session = _session(model, options)
-        with _told(model):
+        with _told(_named(model)):
             for feed in itertools.islice(itertools.cycle(feeds), runs + _WARM_UP_RUNS):
                 session.run(None, dict(feed))
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
