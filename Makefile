@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Written last by the set-up: an interrupted one starts again.
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types unit export-zoo build-zoo bench-eval bench-cpu bench-calibration bench-int8 \
+.PHONY: help setup demo test lint types unit coverage export-zoo build-zoo bench-eval bench-cpu bench-calibration bench-int8 \
 	int8-methods check-demo docs clean
 
 help: ## this list
@@ -33,7 +33,10 @@ types: $(READY)
 unit: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-export-zoo: $(READY) ## export and verify all 87 deployable models at their native size (about half an hour)
+coverage: $(READY) ## which lines no test reaches (about twice as long as the tests)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report term-missing
+
+export-zoo: $(READY) ## export and verify all 87 deployable models at their native size (about 70 minutes)
 	$(BIN)/python scripts/export_zoo.py
 
 build-zoo: $(READY) ## FP32, FP16 and INT8 TensorRT-RTX engines of all 87 models (some hours)

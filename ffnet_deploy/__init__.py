@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ffnet_deploy.runtimes import load_engine
+    from ffnet_deploy.runtimes.opening import load_engine
     from ffnet_deploy.zoo.specs import list_models
     from ffnet_deploy.zoo.weights import build_model
 
@@ -17,7 +17,7 @@ __all__ = ["__version__", "build_model", "list_models", "load_engine"]
 _HOMES = {
     "build_model": "ffnet_deploy.zoo.weights",
     "list_models": "ffnet_deploy.zoo.specs",
-    "load_engine": "ffnet_deploy.runtimes",
+    "load_engine": "ffnet_deploy.runtimes.opening",
 }
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import ClassVar
 
@@ -111,7 +112,7 @@ def needs(package: str) -> Iterator[None]:
 
 
 def require(module: str) -> None:
-    """Hold a machine to a package without importing it.
+    """Check that a package is installed, without importing it.
 
     Raises:
         MissingDependencyError: it is not installed; as from :func:`needs`.
@@ -119,3 +120,17 @@ def require(module: str) -> None:
     with needs(module):
         if find_spec(module) is None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFacts:
+    """An error as results say it."""
+
+    type: str
+    message: str
+    exit_code: int
+
+
+def facts_of_error(error: FFNetDeployError | None) -> ErrorFacts | None:
+    """What results say of the error that a command ended with; None where it ended well."""
+    return None if error is None else ErrorFacts(type(error).__name__, str(error), error.exit_code)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ffnet_deploy.artifacts.values import Interval
+
 IGNORE = 255
 """Train id of pixels that do not count."""
 
@@ -87,14 +89,6 @@ def grouped(matrix: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
     for row, group in zip(member, groups, strict=True):
         row[list(group)] = 1
     return np.asarray(member @ matrix @ member.T)
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A 95 % interval, in the statistic's unit."""
-
-    low: float
-    high: float
 
 
 ROUNDS = 1000

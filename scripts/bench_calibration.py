@@ -19,10 +19,13 @@ from typing import Any
 
 from unverified import export
 
-from ffnet_deploy import pipeline
-from ffnet_deploy.artifacts import Workspace, tool_versions, write_json
-from ffnet_deploy.data.scenes import write_cityscapes
-from ffnet_deploy.runtimes import default_threads
+from ffnet_deploy.artifacts.filenames import FileName
+from ffnet_deploy.artifacts.records import tool_versions
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.artifacts.writing import write_json
+from ffnet_deploy.machine.devices import default_threads
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
+from ffnet_deploy.synthetic.scenes import write_cityscapes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "calibration.json"
@@ -31,19 +34,19 @@ RUNS = ((SMALL, 8), (SMALL, 64), (LARGE, 2))
 SIZE = (1024, 2048)
 
 
-def calibrate(folder: Path, name: str, images: int) -> None:
+def measured(folder: Path, name: str, images: int) -> None:
     """Calibrate in this process and print what it took, as JSON."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    options = pipeline.CalibrateOptions(folder / "cityscapes", images=images)
-    found = pipeline.calibrate(Workspace(folder), name, options)
+    options = CalibrateOptions(folder / "cityscapes", images=images)
+    found = calibrate(Workspace(folder), name, options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
         json.dumps(
             {
                 "peak_mb": peak / 1024,
                 "before_mb": before / 1024,
-                "seconds": found.values["seconds"],
-                "tensors": len(found.values["tensors"]),
+                "seconds": found.file.seconds,
+                "tensors": len(found.file.tensors),
             }
         )
     )
@@ -65,7 +68,7 @@ def main() -> None:
         if images == "export":
             export(Workspace(Path(folder)), name)
         else:
-            calibrate(Path(folder), name, int(images))
+            measured(Path(folder), name, int(images))
         return
     tools = tool_versions("onnx", "numpy", "onnxruntime-gpu")
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -78,7 +81,7 @@ def main() -> None:
             child("--step", folder, name, "export")
         for name, images in wanted:
             runs[f"{name}:{images}"] = json.loads(child("--step", folder, name, str(images)))
-            (Workspace(Path(folder)).calibration(name)).unlink()
+            Workspace(Path(folder)).calibration(FileName(name)).unlink()
             write_json(RESULTS, {"tools": tools, "threads": default_threads(), "runs": runs})
             print(name, images, runs[f"{name}:{images}"], flush=True)
     few, many = runs.get(f"{SMALL}:8"), runs.get(f"{SMALL}:64")

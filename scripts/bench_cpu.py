@@ -14,18 +14,20 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy import artifacts, pipeline
-from ffnet_deploy.bench import COMPUTE, Entry, Job, Latency, Plan, bench, speed_up
-from ffnet_deploy.bench.doubts import of_machine, of_rung
-from ffnet_deploy.graph.export import export
-from ffnet_deploy.machine.load import Watch, other_work
-from ffnet_deploy.pipeline.bench import pytorch_rungs
-from ffnet_deploy.runtimes import REFERENCE, Rung
+import ratios
+
+from ffnet_deploy.artifacts.writing import write_json
+from ffnet_deploy.bench.subject import RunSettings
+from ffnet_deploy.bench.turns import BenchEntry, BenchPlan
+from ffnet_deploy.graph.from_torch import export
+from ffnet_deploy.ladder import pytorch_rungs
 from ffnet_deploy.runtimes.onnxruntime import build
+from ffnet_deploy.runtimes.rung import REFERENCE, Rung
+from ffnet_deploy.synthetic.feeds import street_feeds
 from ffnet_deploy.zoo.specs import find
 from ffnet_deploy.zoo.weights import load_random
 
@@ -33,7 +35,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "cpu_latency.json"
 MODEL = "segmentation_ffnet46NS_CCC_mobile"
 THREADS = 2
-DEFAULT = Job(COMPUTE, THREADS)
+RATIO = "over_best_pytorch"
+DEFAULT = RunSettings("compute", THREADS)
 SETTINGS = {
     "": DEFAULT,
     "spinning off": replace(DEFAULT, spinning=False),
@@ -44,7 +47,7 @@ SETTINGS = {
 """Of ONNX Runtime; the first is what the commands use."""
 
 
-def entries(folder: Path, hw: tuple[int, int]) -> list[Entry]:
+def entries(folder: Path, hw: tuple[int, int]) -> list[BenchEntry]:
     """PyTorch's rungs, and one engine under every setting, on the same inputs."""
     spec = find(MODEL)
     shape = (1, 3, *hw)
@@ -52,72 +55,46 @@ def entries(folder: Path, hw: tuple[int, int]) -> list[Entry]:
     model = export(load_random(spec).module, spec, shape, opset=20, metadata={})
     graph.write_bytes(model.SerializeToString(deterministic=True))
     build(graph, engine)
-    feeds = pipeline.street_feeds(shape, 4)
+    feeds = street_feeds(shape, 4)
     ours = Rung("onnxruntime", "fp32", MODEL, shape, engine, engine.stat().st_size)
     theirs = pytorch_rungs(Rung(REFERENCE, "fp32", MODEL, shape), device=None)
     return [
-        *(Entry(rung, feeds, DEFAULT) for rung in theirs),
-        *(Entry(replace(ours, variant=name), feeds, job) for name, job in SETTINGS.items()),
+        *(BenchEntry(rung, feeds, DEFAULT) for rung in theirs),
+        *(BenchEntry(replace(ours, variant=name), feeds, job) for name, job in SETTINGS.items()),
     ]
 
 
-def measure(plan: Plan, hw: tuple[int, int]) -> dict[str, Any]:
+def measure(plan: BenchPlan, hw: tuple[int, int]) -> dict[str, Any]:
     """Time everything, and say how sure it is."""
     with tempfile.TemporaryDirectory() as folder:
-        what = entries(Path(folder), hw)
-        before = other_work()
-        with Watch() as watch:
-            found = bench(what, plan, progress=lambda done, total: print(f"{done} of {total}", end="\r", flush=True))
-    torch = [item for item in found if item.rung.runtime == REFERENCE]
-    best = min(torch, key=lambda item: item.median)
-    doubts = [doubt for item in found for doubt in of_rung(item, COMPUTE, on_gpu=False)] + of_machine(before, watch)
+        found = ratios.measured(entries(Path(folder), hw), plan)
+    best = found.best_pytorch
     return {
-        "created": artifacts.now(),
-        "model": MODEL,
-        "shape": [1, 3, *hw],
-        "plan": asdict(plan),
-        "environment": pipeline.environment(),
-        "load": {"other_work_before": before, **watch.to_json()},
-        "warnings": [doubt.to_json() for doubt in doubts],
-        "best_pytorch": best.rung.name,
-        "rungs": [_kept(item, entry.job, best) for item, entry in zip(found, what, strict=True)],
-    }
-
-
-def _kept(item: Latency, job: Job, best: Latency) -> dict[str, Any]:
-    """What the page shows of a rung, with every sample."""
-    over = None if item is best else speed_up(best.turns, item.turns)
-    return {
-        "rung": item.rung.name,
-        "threads": job.threads,
-        "spinning": job.spinning,
-        "arena": job.arena,
-        **item.to_json(),
-        "samples_ms": [round(sample, 3) for sample in item.samples],
-        "over_best_pytorch": best.median / item.median,
-        "over_best_pytorch_interval": over.to_json() if over else None,
+        **found.facts(MODEL),
+        "rungs": [
+            {
+                **ratios.rung(item, entry.job.threads, RATIO, ratios.ratio(best, item)),
+                "spinning": entry.job.spinning,
+                "arena": entry.job.arena,
+            }
+            for item, entry in zip(found.latencies, found.entries, strict=True)
+        ],
     }
 
 
 def main() -> None:
     """Measure, write, and hold ONNX Runtime to PyTorch."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--iters", type=int, default=100, help="runs of each, at least")
-    parser.add_argument("--min-seconds", type=float, default=10.0, help="seconds in runs of each, at least")
+    ratios.arguments(parser, RESULTS)
     parser.add_argument("--size", type=int, nargs=2, default=find(MODEL).input_hw, metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--output", type=Path, default=RESULTS, help="write there instead")
-    arguments = parser.parse_args()
-    height, width = arguments.size
-    plan = Plan(arguments.iters, arguments.min_seconds, rounds=min(25, arguments.iters))
-    result = measure(plan, (height, width))
-    artifacts.write_json(arguments.output, result)
-    for rung in result["rungs"]:
-        print(f"{rung['rung']:45} {rung['median_ms']:8.2f} ms  {rung['over_best_pytorch']:.2f}x")
-    for warning in result["warnings"]:
-        print(f"warning: {warning['rung'] or ''} {warning['text']}")
+    asked = parser.parse_args()
+    height, width = asked.size
+    result = measure(ratios.plan_of(asked), (height, width))
+    write_json(asked.output, result)
+    ratios.tell(result, RATIO, "x")
     ours = next(rung for rung in result["rungs"] if rung["rung"] == "onnxruntime fp32")
-    print(f"onnxruntime fp32 is {ours['over_best_pytorch']:.2f} times as fast as {result['best_pytorch']}")
-    sys.exit(ours["over_best_pytorch"] < 1)
+    print(f"onnxruntime fp32 is {ours[RATIO]:.2f} times as fast as {result['best_pytorch']}")
+    sys.exit(ours[RATIO] < 1)
 
 
 if __name__ == "__main__":

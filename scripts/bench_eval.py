@@ -13,24 +13,36 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ratios
 from PIL import Image
 
-from ffnet_deploy import machine, pipeline, runtimes
-from ffnet_deploy.artifacts import Workspace, write_json
-from ffnet_deploy.data.cityscapes import LABEL_IDS, Sample, find_split
+from ffnet_deploy.artifacts.filenames import FileName
+from ffnet_deploy.artifacts.values import Precision
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.artifacts.writing import write_json
+from ffnet_deploy.data.cityscapes import LABEL_IDS, CityscapesSample, find_split
 from ffnet_deploy.data.images import MEAN, STD
-from ffnet_deploy.data.scenes import write_cityscapes
+from ffnet_deploy.evaluate.result import EvaluationRun
+from ffnet_deploy.evaluate.session import EvalOptions
+from ffnet_deploy.machine.devices import default_threads
+from ffnet_deploy.machine.environment import describe_environment
 from ffnet_deploy.machine.load import other_work
-from ffnet_deploy.runtimes.base import Worker
+from ffnet_deploy.machine.processor import peak_bytes
+from ffnet_deploy.pipeline.build import BuildOptions, build
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
+from ffnet_deploy.pipeline.evaluate import evaluate_cityscapes
+from ffnet_deploy.pipeline.export import RANDOM, ExportOptions, export
+from ffnet_deploy.runtimes.worker import Worker
+from ffnet_deploy.synthetic.scenes import write_cityscapes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "bench_eval.json"
@@ -38,7 +50,7 @@ MODEL = "segmentation_ffnet46NS_CCC_mobile_pre_down"
 IMAGES = 8
 MORE = 3
 """Times as many images has the set, and the evaluation whose memory is compared with that of half as many."""
-PRECISIONS = ("fp32", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 class Alone:
@@ -83,7 +95,7 @@ class Serial:
             self._one(self._samples[i % len(self._samples)])
         return time.perf_counter() - start
 
-    def _one(self, sample: Sample) -> None:
+    def _one(self, sample: CityscapesSample) -> None:
         import torch
         from torch.nn import functional as F
 
@@ -105,19 +117,18 @@ class Ours:
     def __init__(self, workspace: Path, root: Path, threads: int, rung: str) -> None:
         """Remember what to evaluate."""
         self._workspace = Workspace(workspace)
-        self._options = pipeline.EvalOptions(root=root, only=(rung,), threads=threads)
+        self._options = EvalOptions(root=root, only=(rung,), threads=threads)
 
-    def evaluate(self, images: int) -> dict[str, Any]:
+    def evaluate(self, images: int) -> EvaluationRun:
         """Seconds of the loop and of its stages; the session's opening is not in them."""
-        from dataclasses import replace
-
-        result = pipeline.evaluate_cityscapes(self._workspace, MODEL, replace(self._options, limit=images))
+        result = evaluate_cityscapes(self._workspace, MODEL, replace(self._options, limit=images))
         result.delivered()
-        return result.run
+        assert result.file.run
+        return result.file.run
 
     def peak_bytes(self) -> int | None:
         """Of this process alone: what getrusage tells is inherited from the parent."""
-        return machine.peak_bytes()
+        return peak_bytes()
 
 
 def prepare(folder: Path, images: int) -> Path:
@@ -128,17 +139,22 @@ def prepare(folder: Path, images: int) -> Path:
     workspace = Workspace(folder)
     demo = ROOT / "demo" / "weights" / "ffnet46NS_CCC_demo.pth"
     # The same network with the blur inside: trained weights give label maps like real ones, random ones give noise.
-    weights: Path | str = demo if demo.exists() else pipeline.RANDOM
-    pipeline.export(workspace, MODEL, pipeline.ExportOptions(weights=weights, offline=True))
-    pipeline.calibrate(workspace, MODEL, pipeline.CalibrateOptions(root))
-    pipeline.build(workspace, MODEL, pipeline.BuildOptions(PRECISIONS, "onnxruntime"))
-    pipeline.evaluate_cityscapes(workspace, MODEL, pipeline.EvalOptions(root=root, only=("onnxruntime",))).delivered()
+    weights: Path | str = demo if demo.exists() else RANDOM
+    export(workspace, MODEL, ExportOptions(weights=weights, offline=True))
+    calibrate(workspace, MODEL, CalibrateOptions(root))
+    build(workspace, MODEL, BuildOptions(PRECISIONS, "onnxruntime"))
+    evaluate_cityscapes(workspace, MODEL, EvalOptions(root=root, only=("onnxruntime",))).delivered()
     return root
 
 
-def measure(folder: Path, root: Path, images: int, rounds: int, threads: int, precision: str) -> dict[str, Any]:
+def engine_of(folder: Path, precision: Precision) -> Path:
+    """ONNX Runtime's engine of a precision."""
+    return Workspace(folder).path_of(FileName(MODEL, precision=precision, runtime="onnxruntime"))
+
+
+def measure(folder: Path, root: Path, images: int, rounds: int, threads: int, precision: Precision) -> dict[str, Any]:
     """Let the contenders take turns."""
-    engine = Workspace(folder).engine(MODEL, precision, "onnxruntime")
+    engine = engine_of(folder, precision)
     taken: dict[str, list[float]] = {"inference alone": [], "serial": [], "ours": []}
     stages: dict[str, list[float]] = {}
     with ExitStack() as stack:
@@ -150,13 +166,13 @@ def measure(folder: Path, root: Path, images: int, rounds: int, threads: int, pr
                 "inference alone": alone.call("seconds", images),
                 "serial": serial.call("seconds", images),
             }
-            run = ours.call("evaluate", images)
-            seconds["ours"] = run["seconds"]
+            run: EvaluationRun = ours.call("evaluate", images)
+            seconds["ours"] = run.seconds
             if turn == 0:
                 continue  # warm-up
             for name, value in seconds.items():
                 taken[name].append(value / images)
-            for stage, value in run["stages_s"].items():
+            for stage, value in run.stages_s.items():
                 stages.setdefault(stage, []).append(value / images)
             print(
                 f"round {turn}: " + ", ".join(f"{n} {1000 * v / images:.0f} ms" for n, v in seconds.items()), flush=True
@@ -190,7 +206,7 @@ def limits(result: dict[str, Any]) -> list[dict[str, Any]]:
     Args:
         result: what is measured, with the processor's flags; INT8's limit is one for CPUs with VNNI.
     """
-    vnni = any("vnni" in flag for flag in result["environment"]["flags"])
+    vnni = ratios.has_vnni(result["environment"]["flags"])
     (few, few_peak), (many, many_peak) = result["peak_bytes"].items()
     most = (
         ("fp32: time over inference alone", 1.3, result["fp32"]["ours_over_inference_alone"]),
@@ -221,7 +237,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES, help="of a round; the set has three times as many")
     parser.add_argument("--output", type=Path, default=RESULTS, help="write there instead")
     arguments = parser.parse_args()
-    threads, images = runtimes.default_threads(), arguments.images
+    threads, images = default_threads(), arguments.images
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root = prepare(folder, images)
@@ -230,8 +246,8 @@ def main() -> None:
             "images": images,
             "threads": threads,
             "other_work": other_work(),
-            "environment": pipeline.environment(),
-            "engine_bytes": Workspace(folder).engine(MODEL, "fp32", "onnxruntime").stat().st_size,
+            "environment": describe_environment().to_json(),
+            "engine_bytes": engine_of(folder, "fp32").stat().st_size,
         }
         for precision in PRECISIONS:
             print(f"onnxruntime {precision}, {threads} threads", flush=True)
@@ -239,12 +255,8 @@ def main() -> None:
         result["peak_bytes"] = memory(folder, root, threads, (max(1, images // 2), MORE * images))
     result["limits"] = limits(result)
     write_json(arguments.output, result)
-    for limit in result["limits"]:
-        told = (
-            "met" if limit["met"] else "missed" if limit["applies"] else "missed, and not asked of this CPU (no VNNI)"
-        )
-        print(f"{limit['what']}, {limit['bound']} {limit['limit']:g}: {limit['found']:.2f}, {told}")
-    sys.exit(any(limit["applies"] and not limit["met"] for limit in result["limits"]))
+    held = result["limits"]
+    ratios.hold(held, [f"{limit['what']}, {limit['bound']} {limit['limit']:g}" for limit in held])
 
 
 if __name__ == "__main__":

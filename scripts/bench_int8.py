@@ -13,38 +13,42 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import ratios
 
-from ffnet_deploy import artifacts, pipeline
-from ffnet_deploy.artifacts import Workspace
-from ffnet_deploy.bench import COMPUTE, Entry, Job, Latency, Plan, Subject, bench, speed_up
-from ffnet_deploy.bench.doubts import of_machine, of_rung
+from ffnet_deploy.artifacts.records import tool_versions
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.artifacts.writing import write_json
+from ffnet_deploy.bench.subject import RunSettings, Subject
+from ffnet_deploy.bench.turns import BenchEntry, BenchPlan
+from ffnet_deploy.calibration.record import current_calibration
 from ffnet_deploy.errors import ArtifactError
-from ffnet_deploy.machine.load import Watch, other_work
-from ffnet_deploy.pipeline.bench import pytorch_rungs
-from ffnet_deploy.pipeline.calibrate import current_calibration
-from ffnet_deploy.pipeline.current import current_graph, street_feeds
-from ffnet_deploy.pipeline.ladder import ladder
-from ffnet_deploy.runtimes import REFERENCE, Rung, default_threads
-from ffnet_deploy.runtimes.base import TensorSpec
+from ffnet_deploy.graph.current import current_graph
+from ffnet_deploy.ladder import ladder, pytorch_rungs
+from ffnet_deploy.machine.devices import default_threads
+from ffnet_deploy.pipeline.build import BuildOptions, build
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from ffnet_deploy.runtimes.rung import Rung
+from ffnet_deploy.runtimes.runner import TensorSpec
+from ffnet_deploy.synthetic.feeds import street_feeds
 
 if TYPE_CHECKING:
-    from ffnet_deploy.runtimes.base import Feeds
+    from ffnet_deploy.runtimes.runner import Feeds
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "int8_cpu.json"
 MODEL = "segmentation_ffnet46NS_CCC_mobile"
 OURS, FP32, OPENVINO = "onnxruntime int8", "onnxruntime fp32", "openvino int8"
 BEST_PYTORCH = "best of PyTorch"
+RATIO = "over_int8"
 
 
 class Exact(Subject):
@@ -77,6 +81,7 @@ class OpenVinoRunner:
         self._request = compiled.create_infer_request()
         self.inputs: Sequence[TensorSpec] = [TensorSpec("image", tuple(compiled.input(0).shape), "float32")]
         self.outputs: Sequence[TensorSpec] = [TensorSpec("logits", tuple(compiled.output(0).shape), "float32")]
+        self.spans: Mapping[str, list[float]] = {}
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         found = self._request.infer({0: feeds["image"]}, share_inputs=True)
@@ -100,23 +105,23 @@ class OpenVinoRunner:
         self.close()
 
 
-def entries(space: Workspace) -> list[Entry]:
+def entries(space: Workspace) -> list[BenchEntry]:
     """Everything that takes turns, on the same inputs; calibrates and builds what is missing."""
     graph = current_graph(space, MODEL)
     try:
-        current_calibration(space, graph)
+        current_calibration(graph)
     except ArtifactError:
-        pipeline.calibrate(space, MODEL, pipeline.CalibrateOptions(space.root / "cityscapes"))
-    pipeline.build(space, MODEL, pipeline.BuildOptions(("fp32", "int8"), "onnxruntime"))
-    found = ladder(space, graph, ("onnxruntime",))
+        calibrate(space, MODEL, CalibrateOptions(space.root / "cityscapes"))
+    build(space, MODEL, BuildOptions(("fp32", "int8"), "onnxruntime"))
+    found = ladder(graph, ("onnxruntime",))
     ours = {rung.name: rung for rung in found.running}
-    int8, source = ours[OURS], space.graph(graph.stem, "int8-cpu")
+    int8, source = ours[OURS], space.path_of(replace(graph.name, precision="int8-cpu"))
     openvino = replace(int8, runtime="openvino", path=source, size=source.stat().st_size)
-    feeds, job = street_feeds(graph.shape, 4), Job(COMPUTE, default_threads())
+    feeds, job = street_feeds(graph.shape, 4), RunSettings("compute", default_threads())
     return [
-        *(Entry(rung, feeds, job) for rung in (*pytorch_rungs(found.reference, None), ours[FP32], int8)),
-        Entry(replace(int8, variant="exact"), feeds, job, Exact),
-        Entry(openvino, feeds, job, OpenVino),
+        *(BenchEntry(rung, feeds, job) for rung in (*pytorch_rungs(found.reference, None), ours[FP32], int8)),
+        BenchEntry(replace(int8, variant="exact"), feeds, job, Exact),
+        BenchEntry(openvino, feeds, job, OpenVino),
     ]
 
 
@@ -127,7 +132,7 @@ def limits(flags: Sequence[str], times: Mapping[str, float]) -> list[dict[str, A
         flags: of the processor; without VNNI an integer product takes three instructions in place of one.
         times: time of each of ``FP32``, ``BEST_PYTORCH`` and ``OPENVINO`` over INT8's.
     """
-    vnni = any("vnni" in flag for flag in flags)
+    vnni = ratios.has_vnni(flags)
     asked = ((FP32, 2.5, vnni), (BEST_PYTORCH, 3.0, vnni), (OPENVINO, 1.0, True))
     return [
         {"against": name, "at_least": least, "found": times[name], "applies": applies, "met": times[name] >= least}
@@ -135,43 +140,22 @@ def limits(flags: Sequence[str], times: Mapping[str, float]) -> list[dict[str, A
     ]
 
 
-def measure(space: Workspace, plan: Plan) -> dict[str, Any]:
+def measure(space: Workspace, plan: BenchPlan) -> dict[str, Any]:
     """Time everything, and say how sure it is."""
-    what = entries(space)
-    before = other_work()
-    with Watch() as watch:
-        found = bench(what, plan, progress=lambda done, total: print(f"{done} of {total}", end="\r", flush=True))
-    by_name = {item.rung.name: item for item in found}
-    int8 = by_name[OURS]
-    best = min((item for item in found if item.rung.runtime == REFERENCE), key=lambda item: item.median)
-    environment = pipeline.environment()
-    compared = {FP32: by_name[FP32], BEST_PYTORCH: best, OPENVINO: by_name[OPENVINO]}
-    doubts = [doubt for item in found for doubt in of_rung(item, COMPUTE, on_gpu=False)] + of_machine(before, watch)
+    found = ratios.measured(entries(space), plan)
+    int8 = found.named(OURS)
+    compared = {FP32: found.named(FP32), BEST_PYTORCH: found.best_pytorch, OPENVINO: found.named(OPENVINO)}
+    facts = found.facts(MODEL)
+    facts["environment"]["tools"] |= tool_versions("openvino")
+    times = {name: ratios.ratio(item, int8).value for name, item in compared.items()}
     return {
-        "created": artifacts.now(),
-        "model": MODEL,
-        "shape": list(int8.rung.shape),
+        **facts,
         "marks": list(int8.rung.marks),
-        "plan": asdict(plan),
-        "environment": {**environment, "tools": {**environment["tools"], **artifacts.tool_versions("openvino")}},
-        "load": {"other_work_before": before, **watch.to_json()},
-        "warnings": [doubt.to_json() for doubt in doubts],
-        "best_pytorch": best.rung.name,
-        "limits": limits(environment["flags"], {name: item.median / int8.median for name, item in compared.items()}),
-        "rungs": [_kept(item, entry.job, int8) for item, entry in zip(found, what, strict=True)],
-    }
-
-
-def _kept(item: Latency, job: Job, int8: Latency) -> dict[str, Any]:
-    """What the page shows of a rung, with every sample."""
-    over = None if item is int8 else speed_up(item.turns, int8.turns)
-    return {
-        "rung": item.rung.name,
-        "threads": job.threads,
-        **item.to_json(),
-        "samples_ms": [round(sample, 3) for sample in item.samples],
-        "over_int8": item.median / int8.median,
-        "over_int8_interval": over.to_json() if over else None,
+        "limits": limits(facts["environment"]["flags"], times),
+        "rungs": [
+            ratios.rung(item, entry.job.threads, RATIO, ratios.ratio(item, int8))
+            for item, entry in zip(found.latencies, found.entries, strict=True)
+        ],
     }
 
 
@@ -179,23 +163,13 @@ def main() -> None:
     """Measure, write, and hold INT8 to its limits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=Path, default=ROOT / "demo", help="workspace of make demo")
-    parser.add_argument("--iters", type=int, default=100, help="runs of each, at least")
-    parser.add_argument("--min-seconds", type=float, default=10.0, help="seconds in runs of each, at least")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="write there instead")
-    arguments = parser.parse_args()
-    plan = Plan(arguments.iters, arguments.min_seconds, rounds=min(25, arguments.iters))
-    result = measure(Workspace(arguments.demo), plan)
-    artifacts.write_json(arguments.output, result)
-    for rung in result["rungs"]:
-        print(f"{rung['rung']:30} {rung['median_ms']:9.2f} ms  {rung['over_int8']:.2f} x the time of INT8")
-    for warning in result["warnings"]:
-        print(f"warning: {warning['rung'] or ''} {warning['text']}")
-    for limit in result["limits"]:
-        told = (
-            "met" if limit["met"] else "missed" if limit["applies"] else "missed, and not asked of this CPU (no VNNI)"
-        )
-        print(f"at least {limit['at_least']:g} times as fast as {limit['against']}: {limit['found']:.2f}, {told}")
-    sys.exit(any(limit["applies"] and not limit["met"] for limit in result["limits"]))
+    ratios.arguments(parser, RESULTS)
+    asked = parser.parse_args()
+    result = measure(Workspace(asked.demo), ratios.plan_of(asked))
+    write_json(asked.output, result)
+    ratios.tell(result, RATIO, " x the time of INT8")
+    held = result["limits"]
+    ratios.hold(held, [f"at least {limit['at_least']:g} times as fast as {limit['against']}" for limit in held])
 
 
 if __name__ == "__main__":

@@ -18,27 +18,33 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from unverified import export
 
-from ffnet_deploy import artifacts, pipeline
-from ffnet_deploy.artifacts import Workspace, tool_versions, write_json
-from ffnet_deploy.data.scenes import draw_scene
+from ffnet_deploy.artifacts.filenames import FileName
+from ffnet_deploy.artifacts.records import EngineRecord, GraphRecord, load_record, tool_versions
+from ffnet_deploy.artifacts.values import GraphFindings, Precision
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.artifacts.writing import write_json
+from ffnet_deploy.pipeline.build import BuildOptions, build
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
+from ffnet_deploy.synthetic.scenes import draw_scene
 from ffnet_deploy.zoo.specs import costs, deployable, find
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "build_zoo.json"
-PRECISIONS = ("fp32", "fp16", "int8")
-GRAPHS = {"fp32": 1, "fp16": 2, "int8": 3}
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+GRAPHS: dict[Precision, int] = {"fp32": 1, "fp16": 2, "int8": 3}
 """How the graph of a precision is made, as a number that rises when its engines may change. FP16: 2 reads four
 channels. INT8: 2 quantises by percentile 99.98, 3 equalises by the sizes of channels."""
 SCENES = 2
 
 
-def measure(name: str, precisions: Sequence[str], keep: Path | None) -> dict[str, Any]:
+def measure(name: str, precisions: Sequence[Precision], keep: Path | None) -> dict[str, Any]:
     """Build one model in a new process, and read what its records say."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--one", name, folder, *precisions]
@@ -47,30 +53,36 @@ def measure(name: str, precisions: Sequence[str], keep: Path | None) -> dict[str
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
             return {"ok": False, "exit_code": done.returncode, "error": last}
         result: dict[str, Any] = {"ok": True}
+        space = Workspace(Path(folder))
         for precision in precisions:
-            engine = Workspace(Path(folder)).engine(name, precision, "tensorrt-rtx")
-            record = artifacts.load_record(engine, remedy="make build-zoo")
-            kept = ("share", "bytes_between_layers")
+            engine = space.path_of(FileName(name, precision=precision, runtime="tensorrt-rtx"))
+            record = load_record(engine, EngineRecord, remedy="make build-zoo")
             result[precision] = {
                 "graph": GRAPHS[precision],
-                "bytes": record.size,
-                "seconds": record.seconds,
-                **{key: record.found[key] for key in kept},
+                "bytes": record.file.size,
+                "seconds": record.file.seconds,
+                "share": dict(record.found.share),
+                "bytes_between_layers": record.found.bytes_between_layers,
             }
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)
                 shutil.move(engine, keep / engine.name)
         if "fp16" in precisions:
-            half = artifacts.load_record(Workspace(Path(folder)).graph(name, "fp16"), remedy="make build-zoo")
-            result["kept_fp32"] = len(half.found["kept_fp32"])
-            result["emulated"] = half.found["emulated"]
+            half = _found(space, name, "fp16")
+            result["kept_fp32"] = len(half.kept_fp32)
+            result["emulated"] = half.emulated and asdict(half.emulated)
         if "int8" in precisions:
-            graph = artifacts.load_record(Workspace(Path(folder)).graph(name, "int8"), remedy="make build-zoo")
-            result["int8"] |= {key: graph.found[key] for key in ("declined", "emulated")}
+            graph = _found(space, name, "int8")
+            result["int8"] |= {"declined": dict(graph.declined), "emulated": graph.emulated and asdict(graph.emulated)}
         return result
 
 
-def build_one(name: str, folder: Path, precisions: Sequence[str]) -> None:
+def _found(space: Workspace, name: str, precision: Precision) -> GraphFindings:
+    path = space.path_of(FileName(name, precision=precision))
+    return load_record(path, GraphRecord, remedy="make build-zoo").found
+
+
+def build_one(name: str, folder: Path, precisions: Sequence[Precision]) -> None:
     """Write the graph of a model, as export does but for the verification, and build its engines."""
     spec = find(name)
     workspace = Workspace(folder)
@@ -80,15 +92,15 @@ def build_one(name: str, folder: Path, precisions: Sequence[str]) -> None:
         scenes.mkdir()
         for seed in range(SCENES):
             Image.fromarray(draw_scene(*spec.input_hw, seed).image).save(scenes / f"{seed}.png", compress_level=1)
-        pipeline.calibrate(workspace, name, pipeline.CalibrateOptions(scenes))
-    pipeline.build(workspace, name, pipeline.BuildOptions(tuple(precisions), "tensorrt-rtx"))
+        calibrate(workspace, name, CalibrateOptions(scenes))
+    build(workspace, name, BuildOptions(tuple(precisions), "tensorrt-rtx"))
 
 
-def _never_built(model: Mapping[str, Any]) -> list[str]:
+def _never_built(model: Mapping[str, Any]) -> list[Precision]:
     return [precision for precision in PRECISIONS if precision not in model]
 
 
-def _older(model: Mapping[str, Any]) -> list[str]:
+def _older(model: Mapping[str, Any]) -> list[Precision]:
     """Precisions that were built before the graphs were made as now."""
     return [precision for precision, now in GRAPHS.items() if model.get(precision, {}).get("graph", 1) != now]
 
@@ -103,7 +115,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.one:
-        build_one(arguments.one[0], Path(arguments.one[1]), arguments.one[2:])
+        build_one(arguments.one[0], Path(arguments.one[1]), [p for p in PRECISIONS if p in arguments.one[2:]])
         return
     tools = tool_versions("torch", "onnx", "onnxscript", "onnxruntime-gpu", "tensorrt-rtx", "numpy")
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy.artifacts import tool_versions, write_json
+from ffnet_deploy.artifacts.records import tool_versions
+from ffnet_deploy.artifacts.writing import write_json
 from ffnet_deploy.zoo.specs import SPECS, deployable
 
 RESULTS = Path(__file__).parents[1] / "docs" / "measurements" / "export_zoo.json"
@@ -35,7 +36,7 @@ def measure(name: str) -> dict[str, Any]:
         if done.returncode:
             return {"ok": False, "exit_code": done.returncode, "error": done.stderr.strip()[-500:], "seconds": seconds}
         record = json.loads((Path(folder) / "models" / f"{name}.onnx.json").read_text())
-    return {"ok": True, "seconds": seconds, "bytes": record["size"], **record["found"]}
+    return {"ok": True, "seconds": seconds, "bytes": record["file"]["size"], **record["found"]}
 
 
 def main() -> None:

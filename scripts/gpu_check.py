@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy import machine
-from ffnet_deploy.artifacts import now, tool_versions, write_json
+from ffnet_deploy.artifacts.records import now, tool_versions
+from ffnet_deploy.artifacts.writing import write_json
+from ffnet_deploy.machine.processor import describe
 
 MODEL = "segmentation_ffnet46NS_CCC_mobile"
 FULL = "segmentation_ffnet78S_dBBB_mobile"
@@ -110,7 +111,7 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {
         "created": now(),
-        "machine": machine.describe(),
+        "machine": describe().to_json(),
         "tools": tool_versions("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx", "pycuda"),
         "checks": {},
     }

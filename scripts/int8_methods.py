@@ -1,9 +1,9 @@
 """What INT8 costs by method and dialect, on the demo's weights and on two copies of them that are hostile to INT8.
 
-The copies (``tests/hostile.py``) compute the same in FP32. Each is calibrated on 32 synthetic train scenes, without and
-with the equalisation that ``calibrate`` does, and scored on the demo's val scenes: points of mIoU below FP32, and share
-of equal labels. TensorRT's dialect is emulated; the CPU's runs in integer kernels, by the exact ones where this CPU has
-faster ones that saturate. Results go to docs/measurements/int8_methods.json.
+The copies (``scripts/hostile.py``) compute the same in FP32. Each is calibrated on 32 synthetic train scenes, without
+and with the equalisation that ``calibrate`` does, and scored on the demo's val scenes: points of mIoU below FP32, and
+share of equal labels. TensorRT's dialect is emulated; the CPU's runs in integer kernels, by the exact ones where this
+CPU has faster ones that saturate. Results go to docs/measurements/int8_methods.json.
 Ends with exit code 1 if the plain maximum loses less than 3 points on a hostile copy in both dialects, or if the
 default method on the equalised graph drops more than 0.1 points or agrees in less than 99.5 % of the labels.
 
@@ -19,23 +19,30 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import hostile
 import numpy as np
 import onnx
 import torch
 from torch.nn import functional as F
 
-from ffnet_deploy import pipeline, runtimes
-from ffnet_deploy.artifacts import Workspace, tool_versions, write_json
+from ffnet_deploy.artifacts.filenames import FileName
+from ffnet_deploy.artifacts.records import tool_versions
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.artifacts.writing import write_json
+from ffnet_deploy.calibration.histograms import Histogram, limits
+from ffnet_deploy.calibration.methods import DEFAULT_METHOD, METHODS
+from ffnet_deploy.calibration.segments import cut, walk
 from ffnet_deploy.data import cityscapes
 from ffnet_deploy.data.images import blur_and_halve, normalise
-from ffnet_deploy.data.scenes import write_cityscapes
 from ffnet_deploy.graph.fp16 import rounded, to_fp16
-from ffnet_deploy.graph.histograms import Histogram, Limits, limits
-from ffnet_deploy.graph.methods import DEFAULT_METHOD, METHODS
 from ffnet_deploy.graph.qdq import quantise, watched
-from ffnet_deploy.graph.segments import cut, walk
+from ffnet_deploy.graph.ranges import Limits
+from ffnet_deploy.machine.devices import default_threads
 from ffnet_deploy.metrics import confusion, iou
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
+from ffnet_deploy.pipeline.export import ExportOptions, export
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from ffnet_deploy.synthetic.scenes import write_cityscapes
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "int8_methods.json"
@@ -43,9 +50,6 @@ MODEL = "segmentation_ffnet46NS_CCC_mobile"
 CITIES = ("ahornstadt", "birkenau")
 SEED = 7
 SIZE = (1024, 2048)
-
-sys.path.insert(0, str(ROOT / "tests"))
-import hostile  # noqa: E402
 
 UNCHANGED = "demo weights"
 DIALECTS = ("tensorrt", "cpu")
@@ -68,7 +72,7 @@ class Scenes:
 
     def labels(self, model: onnx.ModelProto) -> list[np.ndarray]:
         with OnnxRuntimeRunner(
-            model.SerializeToString(), threads=runtimes.default_threads(), spinning=False, exact=True
+            model.SerializeToString(), threads=default_threads(), spinning=False, exact=True
         ) as runner:
             return [_full_size(runner({"image": image})["logits"]) for image in self.images]
 
@@ -86,7 +90,7 @@ def ranges(model: onnx.ModelProto, images: Iterable[np.ndarray]) -> dict[str, di
     """Ranges of every tensor by every method, of a graph as it is."""
     names = watched(model)
     pieces = cut(model, names, 64 << 20)
-    threads = runtimes.default_threads()
+    threads = default_threads()
     runners = [OnnxRuntimeRunner(p.model.SerializeToString(), threads=threads, spinning=False) for p in pieces]
     histograms = {name: Histogram() for name in names}
     for image in images:
@@ -113,11 +117,11 @@ def measure(space: Workspace, data: Path, scenes: Scenes, images: list[np.ndarra
         scenes: to score on.
         images: the train scenes, ready for the network.
     """
-    graph = onnx.load(space.graph(MODEL))
+    graph = onnx.load(space.path_of(FileName(MODEL)))
     reference = scenes.labels(graph)
     result: dict[str, Any] = {"fp32": scenes.miou(reference), "rows": []}
-    calibration = pipeline.calibrate(space, MODEL, pipeline.CalibrateOptions(data, images=len(images)))
-    prepared = {
+    calibration = calibrate(space, MODEL, CalibrateOptions(data, images=len(images)))
+    prepared: dict[str, tuple[onnx.ModelProto, dict[str, dict[str, Limits]]]] = {
         "plain": (graph, ranges(graph, images)),
         "equalised": (
             calibration.equalised(graph).model,
@@ -147,7 +151,7 @@ def exported(workspace: Path, checkpoint: Path, change: Callable[..., Mapping[st
     file = workspace / "weights.pth"
     torch.save(dict(state), file)
     space = Workspace(workspace)
-    pipeline.export(space, MODEL, pipeline.ExportOptions(weights=file, offline=True))
+    export(space, MODEL, ExportOptions(weights=file, offline=True))
     return space
 
 

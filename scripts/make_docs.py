@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md and docs/; ``--check`` only tells whether they are current.
+"""Write the generated parts of README.md, CONTRIBUTING.md and docs/; ``--check`` only tells whether they are current.
 
 A generated part stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
 
@@ -12,25 +12,34 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy import pipeline, report
-from ffnet_deploy.artifacts import Workspace
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.pipeline.zoo import list_models
+from ffnet_deploy.report.models import models
+from ffnet_deploy.report.table import megabytes, table
 
 ROOT = Path(__file__).parents[1]
 MEASUREMENTS = ROOT / "docs" / "measurements"
-PAGES = ("README.md", "docs/commands.md", "docs/models.md", "docs/measurements.md", "docs/performance.md")
+PAGES = (
+    "README.md", "CONTRIBUTING.md", "docs/commands.md", "docs/example.md", "docs/models.md", "docs/measurements.md",
+    "docs/performance.md",
+)  # fmt: skip
 COMMANDS = (
     "", "models", "weights fetch", "export", "calibrate", "build", "bench", "compare", "eval cityscapes",
     "eval imagenet", "eval merge", "verify", "inspect", "doctor", "demo",
 )  # fmt: skip
-MAP = (
-    "cli.py", "pipeline/__init__.py", "artifacts.py", "zoo/__init__.py", "data/__init__.py", "graph/__init__.py",
-    "runtimes/__init__.py", "verify.py", "evaluate/__init__.py", "bench/__init__.py", "report/__init__.py",
-    "machine/__init__.py",
+# In the order in which they may import each other.
+ROOMS = (
+    "errors.py", "progress.py", "artifacts/", "machine/", "zoo/", "data/", "synthetic/", "graph/", "runtimes/",
+    "metrics.py", "calibration/", "ladder.py", "verify/", "evaluate/", "bench/", "pipeline/", "report/", "demo/",
+    "api.py", "commands/", "cli.py",
 )  # fmt: skip
+RECORDED = ("export", "build", "bench", "eval", "refusal")
+"""The commands of docs/measurements/four_commands.json, in its order."""
 
 
 def _fenced(text: str, language: str = "text") -> str:
@@ -41,13 +50,8 @@ def _help(command: str) -> str:
     # A process of its own with a fixed width: help wraps at the terminal's.
     run = [sys.executable, "-m", "ffnet_deploy.cli", *command.split(), "--help"]
     environment = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "PATH": "/usr/bin:/bin"}
-    text = subprocess.run(run, capture_output=True, text=True, check=True, env=environment).stdout
+    text = subprocess.run(run, capture_output=True, text=True, check=True, env=environment, cwd=ROOT).stdout
     return text.replace("python -m ffnet_deploy.cli", "ffnet-deploy").replace("cli.py", "ffnet-deploy")
-
-
-def help_short() -> str:
-    """The list of commands."""
-    return _fenced(_help(""))
 
 
 def help_all() -> str:
@@ -55,29 +59,55 @@ def help_all() -> str:
     return "\n\n".join(f"## ffnet-deploy {command}".rstrip() + f"\n\n{_fenced(_help(command))}" for command in COMMANDS)
 
 
-def code_map() -> str:
-    """Files and rooms with the first sentence of their docstrings."""
+def rooms() -> str:
+    """The package's files and folders with the first sentence of their docstrings."""
     lines = []
-    for name in MAP:
-        text = ast.get_docstring(ast.parse((ROOT / "ffnet_deploy" / name).read_text("utf-8"))) or ""
-        where = name.removesuffix("__init__.py")
-        lines.append(f"{where:14}{text.splitlines()[0]}")
+    for name in ROOMS:
+        file = ROOT / "ffnet_deploy" / (f"{name}__init__.py" if name.endswith("/") else name)
+        text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
+        lines.append(f"{name:14}{text.splitlines()[0]}")
     return _fenced("\n".join(lines))
 
 
 def zoo() -> str:
     """All 94 models."""
-    return _fenced(report.models(pipeline.list_models(Workspace(Path("/nonexistent"))), presence=False))
+    return _fenced(models(list_models(Workspace(Path("/nonexistent"))), wide=True, presence=False))
 
 
-def commands() -> str:
-    """The README's commands and what they printed when they were last recorded."""
-    kept = _measured("four_commands.json")
-    shown = []
-    for item in kept["commands"]:
-        code = f"[exit code {item['exit_code']}]\n" if item["exit_code"] else ""
-        shown.append(f"$ {item['command']}\n{item['stderr']}{item['stdout']}{code}")
-    return _fenced("\n".join(shown), "console")
+def recorded(number: int) -> str:
+    """A command and what it printed when it was last recorded."""
+    item = _measured("four_commands.json")["commands"][number]
+    code = f"[exit code {item['exit_code']}]\n" if item["exit_code"] else ""
+    return _fenced(f"$ {item['command']}\n{item['stderr']}{item['stdout']}{code}", "console")
+
+
+def recorded_on() -> str:
+    """The machine on which the commands were recorded."""
+    return _where(_measured("four_commands.json")["environment"])
+
+
+def result() -> str:
+    """One short table from the recorded ``bench`` and ``eval``: what both of them have."""
+    kept = _measured("four_commands.json")["commands"]
+    times = _rows(kept[RECORDED.index("bench")]["stdout"], "median")
+    scores = _rows(kept[RECORDED.index("eval")]["stdout"], "mIoU")
+    lines = ["| | size | median latency | speed-up (95 %) | mIoU | drop (95 %) |", "|---|---|---|---|---|---|"]
+    for rung in (name for name in times if name in scores):
+        time, score = times[rung], scores[rung]
+        faster = time["speed-up"] + (f" ({time['95 %']})" if time["95 %"] != "-" else "")
+        lost = score["drop"] + (f" ({score['95 % of drop']})" if score["drop"] != "-" else "")
+        lines.append(f"| {rung} | {time['file']} | {time['median']} ms | {faster} | {score['mIoU']} | {lost} |")
+    return "\n".join(lines)
+
+
+def _rows(text: str, column: str) -> dict[str, dict[str, str]]:
+    """A printed table by rung: the first one that has ``column``; cells stand two spaces apart or more."""
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("rung ") and f" {column} " in line)
+    headers = re.split(r" {2,}", lines[at].strip())
+    body = lines[at + 2 : lines.index("", at)]
+    cells = [dict(zip(headers, re.split(r" {2,}", line.strip()), strict=True)) for line in body]
+    return {row["rung"]: row for row in cells}
 
 
 def export_zoo() -> str:
@@ -86,43 +116,41 @@ def export_zoo() -> str:
     rows = [
         (
             name,
-            report.megabytes(m.get("bytes")),
+            megabytes(m.get("bytes")),
             f"{m['verification']['max_difference']:.1e}" if m["ok"] else m["error"],
             f"{100 * m['verification']['equal']:.3f} %" if m["ok"] else None,
         )
         for name, m in kept["models"].items()
     ]
     good = sum(m["ok"] for m in kept["models"].values())
-    tools = ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
-    text = report.table(("model", "graph", "largest difference", "equal labels"), rows)
-    return f"{good} of {len(rows)} export and verify ({tools}).\n\n{_fenced(text)}"
+    text = table(("model", "graph", "largest difference", "equal labels"), rows)
+    return f"{good} of {len(rows)} export and verify ({_tools(kept)}).\n\n{_fenced(text)}"
 
 
 def build_zoo() -> str:
     """What ``make build-zoo`` measured: size, time and precision of each engine; INT8 where it was built."""
     kept = _measured("build_zoo.json")
-    models = kept["models"]
-    built = {p: [m[p] for m in models.values() if p in m] for p in ("fp32", "fp16", "int8")}
+    swept = kept["models"]
+    built = {p: [m[p] for m in swept.values() if p in m] for p in ("fp32", "fp16", "int8")}
     newest = {p: max((engine["graph"] for engine in engines), default=0) for p, engines in built.items()}
-    rows = [_zoo_row(name, m, newest) for name, m in models.items()]
+    rows = [_zoo_row(name, m, newest) for name, m in swept.items()]
     counts = ", ".join(f"{len(engines)} in {p.upper()}" for p, engines in built.items())
-    failed = [name for name, m in models.items() if not m["ok"]]
-    ratio = max(m["fp16"]["bytes"] / m["fp32"]["bytes"] for m in models.values() if "fp16" in m)
-    tools = ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
+    failed = [name for name, m in swept.items() if not m["ok"]]
+    ratio = max(m["fp16"]["bytes"] / m["fp32"]["bytes"] for m in swept.values() if "fp16" in m)
     text = (
-        f"Of {len(rows)} models {counts} ({tools}); {len(failed)} failed. "
+        f"Of {len(rows)} models {counts} ({_tools(kept)}); {len(failed)} failed. "
         f"The largest FP16 engine has {ratio:.3f} of its FP32 engine's size."
     )
     if built["int8"]:
         lowest = min(engine["share"].get("int8", 0.0) for engine in built["int8"])
         text += f" The least INT8 found is {100 * lowest:.2f} % of the multiply-accumulates."
     headers = ("model", "FP32", "FP16", "ratio", "found", "equal", "INT8", "ratio", "found", "equal")
-    errors = "".join(f"\n\n- {name}: {models[name]['error']}" for name in failed)
-    return f"{text}\n\n{_fenced(report.table(headers, rows))}{errors}"
+    errors = "".join(f"\n\n- {name}: {swept[name]['error']}" for name in failed)
+    return f"{text}\n\n{_fenced(table(headers, rows))}{errors}"
 
 
 def _zoo_row(name: str, m: dict[str, Any], newest: dict[str, int]) -> tuple[object, ...]:
-    row: list[object] = [name, report.megabytes(m["fp32"]["bytes"])]
+    row: list[object] = [name, megabytes(m["fp32"]["bytes"])]
     for precision in ("fp16", "int8"):
         engine = m.get(precision)
         if engine is None:
@@ -130,7 +158,7 @@ def _zoo_row(name: str, m: dict[str, Any], newest: dict[str, int]) -> tuple[obje
             continue
         emulated = m["emulated"] if precision == "fp16" else engine["emulated"]
         row += [
-            report.megabytes(engine["bytes"]),
+            megabytes(engine["bytes"]),
             f"{engine['bytes'] / m['fp32']['bytes']:.3f}{' *' if engine['graph'] < newest[precision] else ''}",
             f"{100 * engine['share'].get(precision, 0.0):.4g} %",
             _equal(emulated),
@@ -155,10 +183,9 @@ def int8_methods() -> str:
             of = [cells[preparation, method, dialect] for dialect in ("tensorrt", "cpu")]
             shown = [text for row in of for text in (f"{row['drop']:+.2f}", f"{row['agreement']:.2f} %")]
             rows.append((weights, preparation, method, *shown))
-    tools = ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
     headers = ("weights", "graph", "method", "TensorRT: drop", "agreement", "CPU: drop", "agreement")
-    title = f"{kept['model']}, {kept['images']} train scenes, {kept['val']} val scenes ({tools})."
-    return f"{title}\n\n{_fenced(report.table(headers, rows))}"
+    title = f"{kept['model']}, {kept['images']} train scenes, {kept['val']} val scenes ({_tools(kept)})."
+    return f"{title}\n\n{_fenced(table(headers, rows))}"
 
 
 def calibration() -> str:
@@ -168,9 +195,8 @@ def calibration() -> str:
         (*name.rsplit(":", 1), run["tensors"], f"{run['peak_mb']:.0f} MB", f"{run['seconds']:.0f} s")
         for name, run in kept["runs"].items()
     ]
-    tools = ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
     headers = ("model, 1024x2048", "images", "tensors", "peak memory", "time")
-    return f"{kept['threads']} threads ({tools}).\n\n{_fenced(report.table(headers, rows))}"
+    return f"{kept['threads']} threads ({_tools(kept)}).\n\n{_fenced(table(headers, rows))}"
 
 
 def cpu_latency() -> str:
@@ -182,16 +208,8 @@ def cpu_latency() -> str:
 def int8_cpu() -> str:
     """What ``make bench-int8`` measured: INT8 against FP32, PyTorch and OpenVINO, and its limits."""
     kept = _measured("int8_cpu.json")
-    rows = [
-        (
-            limit["against"],
-            f"{limit['at_least']:g}x",
-            f"{limit['found']:.2f}x",
-            _met(limit),
-        )
-        for limit in kept["limits"]
-    ]
-    asked = _fenced(report.table(("INT8 is faster than", "at least", "found", "met"), rows))
+    rows = [(m["against"], f"{m['at_least']:g}x", f"{m['found']:.2f}x", _met(m)) for m in kept["limits"]]
+    asked = _fenced(table(("INT8 is faster than", "at least", "found", "met"), rows))
     return f"{asked}\n\n{_latencies(kept, ', '.join(kept['marks']), 'time over INT8', 'over_int8')}"
 
 
@@ -208,72 +226,72 @@ def bench_eval() -> str:
          f"{m['serial_over_ours']:.2f}x", len(m["rounds"]))
         for precision, m in timed.items()
     ]  # fmt: skip
-    contenders = next(iter(timed.values()))["ms_per_image"]
+    contenders = timed["fp32"]["ms_per_image"]
     headers = ("rung", *contenders, "ours over inference alone", "serial over ours", "rounds")
     stages = [
         (stage, *(m["stages_ms_per_image"][stage] for m in timed.values()))
-        for stage in kept["fp32"]["stages_ms_per_image"]
+        for stage in timed["fp32"]["stages_ms_per_image"]
     ]
-    peaks = [(f"{count} images", report.megabytes(peak)) for count, peak in kept["peak_bytes"].items()]
-    held = [
-        (
-            m["what"],
-            f"{m['bound']} {m['limit']:g}",
-            f"{m['found']:.2f}",
-            _met(m),
-        )
-        for m in kept["limits"]
-    ]
+    peaks = [(f"{count} images", megabytes(peak)) for count, peak in kept["peak_bytes"].items()]
+    held = [(m["what"], f"{m['bound']} {m['limit']:g}", f"{m['found']:.2f}", _met(m)) for m in kept["limits"]]
     title = (
         f"{kept['model']}, {kept['threads']} threads, ms an image of 1024x2048, {kept['images']} images a round. "
         f"{_where(kept['environment'])} Other work took {100 * kept['other_work']:.0f} % of the processor before."
     )
     parts = [
         title,
-        _fenced(report.table(headers, rows)),
+        _fenced(table(headers, rows)),
         "Stages of ours, which overlap, ms an image:",
-        _fenced(report.table(("stage", *timed), stages)),
+        _fenced(table(("stage", *timed), stages)),
         "Peak memory of a whole evaluation, the reference's network included:",
-        _fenced(report.table(("evaluation", "peak"), peaks)),
-        _fenced(report.table(("what", "limit", "found", "met"), held)),
+        _fenced(table(("evaluation", "peak"), peaks)),
+        _fenced(table(("what", "limit", "found", "met"), held)),
     ]
     return "\n\n".join(parts)
 
 
 def _latencies(kept: dict[str, Any], weights: str, header: str, ratio: str) -> str:
     """A measurement in turns: where, every rung with one ratio and its interval, and its warnings."""
-    rows = []
-    for m in kept["rungs"]:
-        interval = m[f"{ratio}_interval"]
-        rows.append(
-            (
-                m["rung"],
-                m["threads"],
-                len(m["samples_ms"]),
-                m["median_ms"],
-                m["p90_ms"],
-                m["p99_ms"],
-                f"{100 * m['coefficient_of_variation']:.1f} %",
-                f"{m[ratio]:.2f}x",
-                f"{interval[0]:.2f}-{interval[1]:.2f}" if interval else None,
-                report.megabytes(m["peak_host_bytes"]),
-            )
+    rows = [
+        (
+            m["rung"],
+            m["threads"],
+            len(m["samples_ms"]),
+            m["median_ms"],
+            m["p90_ms"],
+            m["p99_ms"],
+            f"{100 * m['coefficient_of_variation']:.1f} %",
+            f"{m[ratio]:.2f}x",
+            _interval(m[f"{ratio}_interval"]),
+            megabytes(m["peak_host_bytes"]),
         )
+        for m in kept["rungs"]
+    ]
     headers = ("rung", "threads", "runs", "median", "p90", "p99", "CoV", header, "95 %", "peak memory")
     height, width = kept["shape"][2:]
     title = (
         f"{kept['model']}, {weights}, batch 1 of {height}x{width}, mode compute, ms. {_where(kept['environment'])} "
         f"Best of PyTorch: {kept['best_pytorch']}."
     )
-    return f"{title}\n\n{_fenced(report.table(headers, rows))}{_warned(kept)}"
+    return f"{title}\n\n{_fenced(table(headers, rows))}{_warned(kept)}"
+
+
+def _interval(kept: Mapping[str, float] | list[float] | None) -> str | None:
+    """An interval as text; measurements before schema 3 have it as a list."""
+    if kept is None:
+        return None
+    low, high = (kept["low"], kept["high"]) if isinstance(kept, Mapping) else kept
+    return f"{low:.2f}-{high:.2f}"
 
 
 def _where(environment: dict[str, Any]) -> str:
-    tools = ", ".join(f"{name} {version}" for name, version in environment["tools"].items())
     virtual = ", a virtual machine" if environment["virtual"] else ""
-    return (
-        f"{environment['processor']}{virtual}, {environment['cores']} cores, {' '.join(environment['flags'])}. {tools}."
-    )
+    flags = " ".join(environment["flags"])
+    return f"{environment['processor']}{virtual}, {environment['cores']} cores, {flags}. {_tools(environment)}."
+
+
+def _tools(kept: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in kept["tools"].items())
 
 
 def _warned(kept: dict[str, Any]) -> str:
@@ -287,11 +305,12 @@ def _measured(name: str) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    "help": help_short,
     "help-all": help_all,
-    "map": code_map,
+    "rooms": rooms,
     "zoo": zoo,
-    "commands": commands,
+    "result": result,
+    "recorded-on": recorded_on,
+    **{f"recorded-{name}": partial(recorded, number) for number, name in enumerate(RECORDED)},
     "export-zoo": export_zoo,
     "build-zoo": build_zoo,
     "int8-methods": int8_methods,

@@ -7,15 +7,18 @@ Run: python scripts/record_commands.py
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from ffnet_deploy.artifacts import write_json
-from ffnet_deploy.pipeline import environment
+from ffnet_deploy.artifacts.writing import write_json
+from ffnet_deploy.machine.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "measurements" / "four_commands.json"
+PROGRESS = re.compile(r"^.+, \d+ s\n", re.MULTILINE)
+"""As ``commands/output.py`` writes them where there is no terminal."""
 COMMANDS = (
     "ffnet-deploy export segmentation_ffnet46NS_CCC_mobile --weights weights/ffnet46NS_CCC_demo.pth",
     "ffnet-deploy build --fp16",
@@ -32,9 +35,11 @@ def main() -> None:
     for command in COMMANDS:
         arguments = [program, *command.split()[1:]]
         done = subprocess.run(arguments, cwd=ROOT / "demo", capture_output=True, text=True, check=False)
-        results.append({"command": command, "exit_code": done.returncode, "stderr": done.stderr, "stdout": done.stdout})
-        print(f"$ {command}\n{done.stderr}{done.stdout}", flush=True)
-    write_json(RESULTS, {"environment": environment(), "commands": results})
+        # Lines of progress say how long this run took, and nothing to a reader.
+        told = PROGRESS.sub("", done.stderr)
+        results.append({"command": command, "exit_code": done.returncode, "stderr": told, "stdout": done.stdout})
+        print(f"$ {command}\n{told}{done.stdout}", flush=True)
+    write_json(RESULTS, {"environment": describe_environment().to_json(), "commands": results})
 
 
 if __name__ == "__main__":

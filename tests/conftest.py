@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import random
-import subprocess
-import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
 import torch
-from commands import NAME, SIZE, Cli
+from filelock import FileLock
+from support.cli_runner import NAME, SIZE, Cli
+from support.fakes import small_graph
+from support.graphs import put_graph
 
-from ffnet_deploy import bench, runtimes
-from ffnet_deploy.artifacts import Workspace
-from ffnet_deploy.data.scenes import write_cityscapes
+from ffnet_deploy import cli
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.bench import turns
+from ffnet_deploy.graph.from_torch import export
+from ffnet_deploy.machine.devices import visible_gpus
+from ffnet_deploy.pipeline.build import BuildOptions, build
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
+from ffnet_deploy.runtimes.onnxruntime import build as build_engine
+from ffnet_deploy.synthetic.scenes import write_cityscapes
+from ffnet_deploy.zoo.specs import find
+from ffnet_deploy.zoo.weights import load_random
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,12 +38,12 @@ def _settings() -> None:
 
 @pytest.fixture(autouse=True)
 def _same_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.node.get_closest_marker("gpu") and not runtimes.visible_gpus():
+    if request.node.get_closest_marker("gpu") and not visible_gpus():
         pytest.skip("needs a CUDA device; the driver shows none")
     for variable in ("CITYSCAPES_DATASET", "IMAGENET_DATASET"):
         monkeypatch.delenv(variable, raising=False)
     # On a busy machine the warm-up is the longest part of a benchmark, and no test needs it but its own.
-    monkeypatch.setattr(bench, "Plan", partial(bench.Plan, warm_up_s=0.0, most_warm_up_s=0.0))
+    monkeypatch.setattr(turns, "BenchPlan", partial(turns.BenchPlan, warm_up_s=0.0, most_warm_up_s=0.0))
     # Small work: on busy cores a second thread is waited for longer than it helps; runners may have set another count.
     torch.set_num_threads(1)
     random.seed(0)
@@ -51,20 +63,91 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return Cli(monkeypatch, capsys)
 
 
+def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that is made once for all of pytest's worker processes; tests must not change it."""
+    base = factory.getbasetemp()
+    # Workers have folders of their own below the one of the session.
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
+    ready = folder.with_name(f"{name}.ready")
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if not ready.exists():
+            folder.mkdir()
+            make(folder)
+            ready.touch()
+    return folder
+
+
+def _build(folder: Path) -> None:
+    torch.set_num_threads(1)
+    for command in (("export", NAME, "--weights", "random", *SIZE), ("build", "--fp32", "--fp16")):
+        cli.app([*command, "--workspace", str(folder)], standalone_mode=False)
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a graph and FP32 and FP16 engines; tests must not change it."""
-    folder = tmp_path_factory.mktemp("built")
-    for command in (("export", NAME, "--weights", "random", *SIZE), ("build", "--fp32", "--fp16")):
-        subprocess.run(
-            [sys.executable, "-m", "ffnet_deploy.cli", *command], cwd=folder, check=True, capture_output=True
-        )
-    return folder
+    return shared(tmp_path_factory, "built", _build)
 
 
 @pytest.fixture(scope="session")
 def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A custom set whose images the model of ``built`` sees at half size; tests must not change it."""
-    root = tmp_path_factory.mktemp("streets")
-    write_cityscapes(root, "val", {"eichenfurt": 4, "lindenhafen": 3}, seed=3, size=(128, 256))
-    return root
+    cities = {"eichenfurt": 4, "lindenhafen": 3}
+    return shared(
+        tmp_path_factory, "streets", lambda root: write_cityscapes(root, "val", cities, seed=3, size=(128, 256))
+    )
+
+
+def _draw(root: Path) -> None:
+    for split, city in (("train", "ahornstadt"), ("val", "eichenfurt")):
+        write_cityscapes(root, split, {city: 2}, seed=5, size=(128, 256))
+
+
+@pytest.fixture(scope="session")
+def trained_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set with two train and two val images of 128x256; tests must not change it."""
+    return shared(tmp_path_factory, "trained_streets", _draw)
+
+
+@pytest.fixture(scope="session")
+def quantised(tmp_path_factory: pytest.TempPathFactory, trained_streets: Path) -> Path:
+    """A workspace with a graph, its calibration, and what ``build --int8`` makes of them; tests must not change it."""
+
+    def make(folder: Path) -> None:
+        space = Workspace(folder)
+        put_graph(space, small_graph())
+        calibrate(space, None, CalibrateOptions(trained_streets))
+        build(space, None, BuildOptions(("int8",)))
+
+    return shared(tmp_path_factory, "quantised", make)
+
+
+class Exported(Protocol):
+    """Gives the FP32 graph of a model with random weights at a size, (H, W), serialised."""
+
+    def __call__(self, name: str, size: tuple[int, int]) -> bytes: ...
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Graphs that several files need, each exported once."""
+
+    def graph(name: str, size: tuple[int, int]) -> bytes:
+        def make(folder: Path) -> None:
+            model = export(load_random(find(name)).module, find(name), (1, 3, *size), opset=20, metadata={})
+            (folder / "graph.onnx").write_bytes(model.SerializeToString())
+
+        return (shared(tmp_path_factory, f"{name}@{size[0]}x{size[1]}", make) / "graph.onnx").read_bytes()
+
+    return graph
+
+
+@pytest.fixture(scope="session")
+def small_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ONNX Runtime's engine of the small graph, which lies beside it as ``graph.onnx``; tests must not change it."""
+
+    def make(folder: Path) -> None:
+        (folder / "graph.onnx").write_bytes(small_graph())
+        build_engine(folder / "graph.onnx", folder / "engine.onnx")
+
+    return shared(tmp_path_factory, "small_engine", make) / "engine.onnx"

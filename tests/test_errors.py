@@ -12,11 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffnet_deploy import artifacts, errors, load_engine, pipeline, runtimes
-from ffnet_deploy.artifacts import Record, Workspace
+from ffnet_deploy import errors, load_engine
+from ffnet_deploy.artifacts.records import GraphRecord, Stamp, load_record, save_record
+from ffnet_deploy.artifacts.values import GraphOptions, SourceWeights
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.artifacts.writing import write_bytes
+from ffnet_deploy.bench.options import BenchOptions
 from ffnet_deploy.data import cityscapes, images, stored
-from ffnet_deploy.errors import FFNetDeployError
+from ffnet_deploy.errors import ErrorFacts, FFNetDeployError, facts_of_error
+from ffnet_deploy.evaluate.merge import merge
+from ffnet_deploy.evaluate.session import EvalOptions
+from ffnet_deploy.pipeline.bench import bench
+from ffnet_deploy.pipeline.build import build, plan
+from ffnet_deploy.pipeline import export as exporting
+from ffnet_deploy.pipeline.evaluate import evaluate_cityscapes
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds
 from ffnet_deploy.zoo import checkpoint, checksums, fetch, specs
 
 PACKAGE = Path(errors.__file__).parent
@@ -104,20 +115,24 @@ def file(folder: Path, data: bytes = b"damaged") -> Path:
 
 
 def export(space: Workspace, name: str = SMALL, **options: object) -> object:
-    return pipeline.export(space, name, pipeline.ExportOptions(**options))  # type: ignore[arg-type]
+    return exporting.export(space, name, exporting.ExportOptions(**options))  # type: ignore[arg-type]
 
 
 def evaluate(space: Workspace, **options: object) -> object:
-    return pipeline.evaluate_cityscapes(space, SMALL, pipeline.EvalOptions(space.root, **options))  # type: ignore[arg-type]
+    return evaluate_cityscapes(space, SMALL, EvalOptions(space.root, **options))  # type: ignore[arg-type]
 
 
 def damaged_record(space: Workspace) -> object:
     path = file(space.root)
-    note = Record(
-        "graph", SMALL, "fp32", "0" * 64, 7, {"weights": {"file": None, "sha256": ""}}, {"shape": [1, 3, 64, 128]}
+    note = GraphRecord(
+        model=SMALL,
+        precision="fp32",
+        file=Stamp(sha256="0" * 64, size=7, seconds=0.0, tools={}, created=""),
+        options=GraphOptions(shape=(1, 3, 64, 128), opset=20, contract=(512, 1024)),
+        weights=SourceWeights(None, ""),
     )
-    artifacts.save_record(path, note)
-    return artifacts.load_record(path, remedy="ffnet-deploy export NAME")
+    save_record(path, note)
+    return load_record(path, GraphRecord, remedy="ffnet-deploy export NAME")
 
 
 def changed_weights(space: Workspace) -> object:
@@ -138,28 +153,28 @@ CASES: dict[str, tuple[type[FFNetDeployError], Callable[[Workspace], object]]] =
     "too small": (errors.UsageError, lambda s: export(s, hw=(63, 64), allow_size=True)),
     "no batch": (errors.UsageError, lambda s: export(s, batch=0)),
     "opset": (errors.UsageError, lambda s: export(s, opset=9)),
-    "no iterations": (errors.UsageError, lambda s: pipeline.bench(s, SMALL, pipeline.BenchOptions(iters=0))),
+    "no iterations": (errors.UsageError, lambda s: bench(s, SMALL, BenchOptions(iters=0))),
     "offline": (errors.WeightsError, lambda s: export(s, offline=True)),
     "no weights": (errors.WeightsError, lambda s: export(s, weights=s.root / "none.pth")),
     "empty weights": (errors.WeightsError, lambda s: checkpoint.read_state(file(s.root, b""))),
     "damaged weights": (errors.WeightsError, lambda s: checkpoint.read_state(file(s.root))),
     "changed weights": (errors.WeightsError, changed_weights),
     "nothing to fetch": (errors.WeightsError, lambda s: fetch.fetch(["ffnet18"], s.weights, source=s.root)),
-    "nothing exported": (errors.ArtifactError, lambda s: pipeline.build(s, None)),
-    "not exported": (errors.ArtifactError, lambda s: pipeline.build(s, SMALL)),
+    "nothing exported": (errors.ArtifactError, lambda s: build(s, None)),
+    "not exported": (errors.ArtifactError, lambda s: build(s, SMALL)),
     "no engine": (errors.ArtifactError, lambda s: load_engine(s.root / "none.engine")),
     "no record": (errors.ArtifactError, lambda s: load_engine(file(s.root))),
     "damaged": (errors.ArtifactError, damaged_record),
-    "no folder": (errors.ArtifactError, lambda s: artifacts.write_bytes(file(s.root) / "models" / "x", b"")),
+    "no folder": (errors.ArtifactError, lambda s: write_bytes(file(s.root) / "models" / "x", b"")),
     "refused graph": (errors.EngineError, lambda _: OnnxRuntimeRunner(b"damaged", threads=1)),
-    "FP16 on a CPU": (errors.MissingDependencyError, lambda _: pipeline.plan(["fp16"], "onnxruntime")),
+    "FP16 on a CPU": (errors.MissingDependencyError, lambda _: plan(["fp16"], "onnxruntime")),
     "no set": (errors.DataError, lambda s: cityscapes.find_split(s.root / "none")),
     "empty set": (errors.DataError, lambda s: cityscapes.find_split(s.root)),
     "no archive": (errors.DataError, lambda s: stored.members(file(s.root))),
     "no member": (errors.DataError, lambda s: stored.ZipMember(file(s.root), "a").read()),
-    "nothing to merge": (errors.UsageError, lambda _: pipeline.merge([])),
-    "no result": (errors.DataError, lambda s: pipeline.merge([file(s.root)])),
-    "no gate": (errors.UsageError, lambda s: pipeline.merge([file(s.root)], -1.0)),
+    "nothing to merge": (errors.UsageError, lambda _: merge([])),
+    "no result": (errors.DataError, lambda s: merge([file(s.root)])),
+    "no gate": (errors.UsageError, lambda s: merge([file(s.root)], -1.0)),
     "no images": (errors.UsageError, lambda s: evaluate(s, limit=0)),
     "no shard": (errors.UsageError, lambda s: evaluate(s, shard=(3, 2))),
     "gate on a shard": (errors.UsageError, lambda s: evaluate(s, shard=(1, 2), max_drop=0.5)),
@@ -186,8 +201,8 @@ def test_a_real_message_ends_with_the_next_step(case: str, workspace: Workspace)
 
 def test_an_error_as_json_keeps_class_message_and_code() -> None:
     error = errors.GateError("Missed. Look again.")
-    assert pipeline.error_json(error) == {"type": "GateError", "message": "Missed. Look again.", "exit_code": 1}
-    assert pipeline.error_json(None) is None
+    assert facts_of_error(error) == ErrorFacts(type="GateError", message="Missed. Look again.", exit_code=1)
+    assert facts_of_error(None) is None
 
 
 def written(node: ast.expr) -> str:
@@ -228,8 +243,8 @@ def test_every_message_says_more_than_what_went_wrong(text: str) -> None:
 
 
 def test_a_feed_that_does_not_fit_says_so() -> None:
-    spec = runtimes.base.TensorSpec("image", (1, 3, 64, 64), "float32")
+    spec = TensorSpec("image", (1, 3, 64, 64), "float32")
     for feeds in ({}, {"image": np.zeros((1, 3, 64, 65), np.float32)}, {"image": np.zeros((1, 3, 64, 64), np.uint8)}):
         with pytest.raises(errors.EngineError) as caught:
-            runtimes.base.check_feeds(feeds, [spec])
+            check_feeds(feeds, [spec])
         assert_ends_with_the_next_step(str(caught.value))

@@ -1,14 +1,13 @@
-"""What a reader must know before quoting a figure: said in the table's foot and in the JSON, never acted upon."""
+"""Warnings about a figure, for the table's foot and the JSON. They never change a figure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ffnet_deploy.bench.subject import END_TO_END, THROUGHPUT
+from ffnet_deploy.bench.result import Doubt
 
 if TYPE_CHECKING:
-    from ffnet_deploy.bench import Latency
+    from ffnet_deploy.bench.turns import Latency
     from ffnet_deploy.machine.load import Watch
 
 _LAUNCH_BOUND = 0.8
@@ -19,39 +18,24 @@ _BUSY = 0.1
 """Share of the processor, taken by others, above which a measurement is disturbed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """One thing that makes a figure say less than it seems to."""
-
-    kind: str
-    """``unstable``, ``not-settled``, ``launch-bound``, ``transfer-bound``, ``throttled`` or ``other-work``."""
-    rung: str | None
-    """Whose figure; None is everyone's."""
-    text: str
-
-    def to_json(self) -> dict[str, str | None]:
-        """Plain JSON values."""
-        return {"kind": self.kind, "rung": self.rung, "text": self.text}
-
-
 def of_rung(item: Latency, mode: str, on_gpu: bool) -> list[Doubt]:
     """What is doubtful about one rung's figure."""
     found = []
     name, spread = item.rung.name, item.variation
-    if spread > _UNSTABLE["cuda" if on_gpu else "cpu"] and mode != THROUGHPUT:
+    if spread > _UNSTABLE["cuda" if on_gpu else "cpu"] and mode != "throughput":
         advice = "lock the clocks" if on_gpu else "stop other work"
         found.append(Doubt("unstable", name, f"its runs vary by {100 * spread:.1f} % of their mean; {advice}"))
-    if item.warm_up and not item.warm_up.settled:
+    if not item.warm_up.settled:
         spent = item.warm_up.seconds
         found.append(Doubt("not-settled", name, f"its median still moved after {spent:.0f} s of warm-up"))
-    enqueue = item.facts.get("enqueue_ms")
+    enqueue = item.resources.enqueue_ms
     if on_gpu and enqueue and enqueue > _LAUNCH_BOUND * item.median:
         found.append(
             Doubt("launch-bound", name, f"the CPU takes {enqueue:.2f} ms to enqueue a run: the GPU waits for it")
         )
-    moved = max(item.facts.get("upload_ms") or 0.0, item.facts.get("download_ms") or 0.0)
+    moved = max(item.resources.upload_ms or 0.0, item.resources.download_ms or 0.0)
     # Of a run from host to host the copies are a part: what remains is the computing.
-    if on_gpu and mode == END_TO_END and moved >= item.median - moved:
+    if on_gpu and mode == "end-to-end" and moved >= item.median - moved:
         found.append(Doubt("transfer-bound", name, f"a copy between host and GPU takes {moved:.2f} ms of a run"))
     return found
 

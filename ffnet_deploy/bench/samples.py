@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from ffnet_deploy.artifacts.values import Interval
+from ffnet_deploy.bench.result import Phase
 
 _RESAMPLES = 2000
 _FEWEST_TURNS = 5
@@ -35,18 +37,32 @@ def variation(samples: Sequence[float]) -> float:
     return math.sqrt(sum((s - mean) ** 2 for s in samples) / len(samples)) / mean
 
 
-def summary(samples: Sequence[float]) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Summary:
     """What a table shows of samples in milliseconds."""
-    return {
-        "min_ms": min(samples),
-        "median_ms": percentile(samples, 50),
-        "p90_ms": percentile(samples, 90),
-        "p95_ms": percentile(samples, 95),
-        "p99_ms": percentile(samples, 99),
-        "max_ms": max(samples),
-        "mean_ms": sum(samples) / len(samples),
-        "coefficient_of_variation": variation(samples),
-    }
+
+    min_ms: float
+    median_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    mean_ms: float
+    coefficient_of_variation: float
+
+
+def summary(samples: Sequence[float]) -> Summary:
+    """Summarise samples in milliseconds."""
+    return Summary(
+        min_ms=min(samples),
+        median_ms=percentile(samples, 50),
+        p90_ms=percentile(samples, 90),
+        p95_ms=percentile(samples, 95),
+        p99_ms=percentile(samples, 99),
+        max_ms=max(samples),
+        mean_ms=sum(samples) / len(samples),
+        coefficient_of_variation=variation(samples),
+    )
 
 
 def median_ms(turns: Sequence[Turn]) -> float:
@@ -57,18 +73,6 @@ def median_ms(turns: Sequence[Turn]) -> float:
 def seconds_each(turns: Sequence[Turn]) -> float:
     """Cost of a rung by throughput: seconds that a run takes of the wall clock."""
     return sum(turn.seconds for turn in turns) / sum(len(turn.samples) for turn in turns)
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A 95 % interval."""
-
-    low: float
-    high: float
-
-    def to_json(self) -> list[float]:
-        """[low, high]."""
-        return [self.low, self.high]
 
 
 def speed_up(
@@ -129,14 +133,10 @@ def median_or_none(samples: Sequence[float]) -> float | None:
     return percentile(samples, 50) if samples else None
 
 
-def phases(starts: Sequence[dict[str, float]]) -> dict[str, Any]:
+def phases(starts: Sequence[Mapping[str, float]]) -> dict[str, Phase]:
     """Median, least, largest and all values of every phase of cold starts, by the phase's name."""
+    columns = {name: tuple(start[name] for start in starts) for name in starts[0]}
     return {
-        name: {
-            "median_ms": percentile([start[name] for start in starts], 50),
-            "min_ms": min(start[name] for start in starts),
-            "max_ms": max(start[name] for start in starts),
-            "samples_ms": [start[name] for start in starts],
-        }
-        for name in starts[0]
+        name: Phase(median_ms=percentile(values, 50), min_ms=min(values), max_ms=max(values), samples_ms=values)
+        for name, values in columns.items()
     }

@@ -8,29 +8,30 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ffnet_deploy import machine
+from ffnet_deploy.bench.options import Mode
+from ffnet_deploy.bench.result import Resources
 from ffnet_deploy.bench.samples import Turn, median_or_none
 from ffnet_deploy.machine import nvml
-from ffnet_deploy.runtimes import Rung, open_rung, warm_imports
+from ffnet_deploy.machine.processor import peak_bytes
+from ffnet_deploy.runtimes.opening import open_rung, warm_imports
+from ffnet_deploy.runtimes.rung import Rung
 
 if TYPE_CHECKING:
-    from ffnet_deploy.runtimes.base import Feeds, Runner
+    from ffnet_deploy.runtimes.runner import Feeds, Runner
+
 
 _T = TypeVar("_T")
 
-COMPUTE, END_TO_END, THROUGHPUT, COLD = "compute", "end-to-end", "throughput", "cold"
-MODES = (COMPUTE, END_TO_END, THROUGHPUT, COLD)
-
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class RunSettings:
     """How a rung is run."""
 
-    mode: str
+    mode: Mode
     threads: int
     """Of all its runners together."""
     device: int | None = None
@@ -38,7 +39,7 @@ class Job:
     concurrency: int = 1
     """Runners that work at the same time; ``throughput`` only."""
     spinning: bool = True
-    """Of ONNX Runtime's idle threads."""
+    """Of the idle threads of ONNX Runtime and of PyTorch."""
     arena: bool = True
     """Whether ONNX Runtime keeps the memory of a run for the next one."""
 
@@ -46,7 +47,7 @@ class Job:
 class Subject:
     """One rung, open, with its inputs; make it in a ``Worker``."""
 
-    def __init__(self, rung: Rung, feeds: Sequence[Feeds], job: Job) -> None:
+    def __init__(self, rung: Rung, feeds: Sequence[Feeds], job: RunSettings) -> None:
         """Open the rung.
 
         Args:
@@ -66,21 +67,21 @@ class Subject:
 
     def _open(self, rung: Rung, threads: int) -> Runner:
         job = self._job
-        if job.mode == END_TO_END and not (rung.ends.image_in and rung.ends.labels_out):
+        if job.mode == "end-to-end" and not (rung.ends.image_in and rung.ends.labels_out):
             # What the rung leaves to us is PyTorch's work on this thread.
             import torch
 
             torch.set_num_threads(threads)
-        return open_rung(rung, threads, job.device, job.spinning, job.arena)
+        return open_rung(rung, threads, job.device, spinning=job.spinning, arena=job.arena)
 
     def run(self, runs: int) -> Turn:
         """Time ``runs`` runs, all lanes together."""
-        if self._job.mode == THROUGHPUT:
+        if self._job.mode == "throughput":
             return self._throughput(runs)
         first = self._taken % len(self._feeds)
         feeds = self._feeds[first:] + self._feeds[:first]
         self._taken += runs
-        timed = self._latencies if self._job.mode == COMPUTE else self._end_to_end
+        timed = self._latencies if self._job.mode == "compute" else self._end_to_end
         start = time.perf_counter()
         samples = self._lanes[0].submit(timed, feeds, runs).result()
         return Turn(tuple(samples), time.perf_counter() - start)
@@ -121,16 +122,13 @@ class Subject:
         self._taken += runs
         return Turn(tuple(samples), seconds)
 
-    def facts(self) -> dict[str, Any]:
+    def resources(self) -> Resources:
         """Peak memory of this process, growth of the device's used memory, and medians of enqueue and transfers."""
         after = nvml.used_bytes(self._job.device)
         grown = None if self._before is None or after is None else after - self._before
-        spans = getattr(self._runners[0], "spans", {})
-        return {
-            "peak_host_bytes": machine.peak_bytes(),
-            "device_bytes": grown,
-            **{f"{name}_ms": median_or_none(spans.get(name, ())) for name in ("enqueue", "upload", "download")},
-        }
+        spans = self._runners[0].spans
+        enqueue, upload, download = (median_or_none(spans.get(name, ())) for name in ("enqueue", "upload", "download"))
+        return Resources(peak_bytes(), grown, enqueue, upload, download)
 
 
 def labels(runner: Runner, image: np.ndarray) -> np.ndarray:
@@ -167,7 +165,7 @@ def _label_map(logits: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 class ColdStart:
     """A rung from nothing to its second result; make it in a new ``Worker`` each time."""
 
-    def __init__(self, rung: Rung, feeds: Sequence[Feeds], job: Job) -> None:
+    def __init__(self, rung: Rung, feeds: Sequence[Feeds], job: RunSettings) -> None:
         """Load the runtime and the rung, and keep how long each took.
 
         Raises:
@@ -175,7 +173,9 @@ class ColdStart:
         """
         self._feeds = feeds
         import_ms, _ = _milliseconds(lambda: warm_imports(rung.runtime))
-        load_ms, self._runner = _milliseconds(lambda: open_rung(rung, job.threads, job.device, job.spinning, job.arena))
+        load_ms, self._runner = _milliseconds(
+            lambda: open_rung(rung, job.threads, job.device, spinning=job.spinning, arena=job.arena)
+        )
         self._spent = {"import": import_ms, "load": load_ms}
 
     def run(self) -> dict[str, float]:
@@ -185,9 +185,9 @@ class ColdStart:
         to_first = sum(self._spent.values()) + first
         return {**self._spent, "first": first, "second": second, "to_first": to_first}
 
-    def facts(self) -> dict[str, Any]:
+    def resources(self) -> Resources:
         """Peak memory of this process."""
-        return {"peak_host_bytes": machine.peak_bytes()}
+        return Resources(peak_host_bytes=peak_bytes())
 
 
 def _milliseconds(work: Callable[[], _T]) -> tuple[float, _T]:

@@ -1,1 +1,1 @@
-"""Groups of commands, and what all commands share: options and output."""
+"""The commands, one file each: parse the command line, make one call, print the result."""

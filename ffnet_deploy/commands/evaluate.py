@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ffnet_deploy.commands.options import Device, Json, OptionalName, WorkspaceOption
+from ffnet_deploy.commands.arguments import DeviceOption, Json, OptionalName, WorkspaceOption
+from ffnet_deploy.commands.grouped import GroupedCommand
 from ffnet_deploy.commands.output import deliver, json_errors, progress, space_at, tell, tell_model
 from ffnet_deploy.errors import FFNetDeployError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ffnet_deploy.pipeline import EvalOptions, Evaluation
+    from ffnet_deploy.evaluate.outcome import Evaluation
+    from ffnet_deploy.evaluate.session import EvalOptions
 
-eval_app = typer.Typer(
-    help="Accuracy of every rung next to the reference.", no_args_is_help=True, rich_markup_mode=None
-)
+eval_app = typer.Typer(help="Accuracy of every rung next to PyTorch.", no_args_is_help=True, rich_markup_mode=None)
 
 
 class AlignCorners(StrEnum):
@@ -38,19 +38,51 @@ class Downsample(StrEnum):
     bilinear = "bilinear"
 
 
+_IMAGES, _PROTOCOL, _RUN = "Images", "Protocol", "Run"
 Only = Annotated[
-    list[str] | None, typer.Option(metavar="RUNG", help="A rung ('onnxruntime fp32') or runtime; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        metavar="RUNG",
+        help="Score this rung ('onnxruntime fp32') or this runtime. May be given several times.",
+        show_default="all",
+    ),
 ]
 MaxDrop = Annotated[
-    float | None, typer.Option(metavar="POINTS", help="Exit 1 if a rung is further below the reference.")
+    float | None,
+    typer.Option(
+        metavar="POINTS",
+        help="Exit with 1 if a rung scores more than POINTS below the reference.",
+        show_default="no gate",
+    ),
 ]
-Limit = Annotated[int | None, typer.Option(metavar="N", help="The first N images alone.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Use the first N images only.", show_default="all", rich_help_panel=_IMAGES),
+]
 Shard = Annotated[
-    str | None, typer.Option(metavar="I/N", help="Every N-th image from the I-th on; put together by eval merge.")
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Score one of N parts: every N-th image from the I-th on. eval merge puts the parts together.",
+        show_default="all images",
+        rich_help_panel=_IMAGES,
+    ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run of the same stopped.")]
-Threads = Annotated[int | None, typer.Option(metavar="N", help="CPU threads in all; left out: all cores.")]
-AtOnce = Annotated[int | None, typer.Option("--images-at-once", metavar="N", help="Images in work; left out: chosen.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation.", rich_help_panel=_RUN)]
+EvalThreads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", help="CPU threads in all.", show_default="all cores", rich_help_panel=_RUN),
+]
+AtOnce = Annotated[
+    int | None,
+    typer.Option(
+        "--images-at-once",
+        metavar="N",
+        help="Images processed in parallel.",
+        show_default="automatic",
+        rich_help_panel=_RUN,
+    ),
+]
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -62,44 +94,63 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return int(number), int(of)
 
 
-@eval_app.command("cityscapes")
+def _root(root: str | None, variable: str) -> Path:
+    if not root:
+        raise UsageError(f"No data set was named. Use --root DIR, or set {variable}.")
+    return Path(root)
+
+
+@eval_app.command("cityscapes", cls=GroupedCommand)
 def eval_cityscapes(
     name: OptionalName = None,
     root: Annotated[
         str | None,
         typer.Option(
-            envvar="CITYSCAPES_DATASET", metavar="DIR", help="Folder of leftImg8bit and gtFine, or of the two zips."
+            envvar="CITYSCAPES_DATASET",
+            metavar="DIR",
+            help="Folder of leftImg8bit and gtFine, or of the two zips. Required.",
+            rich_help_panel=_IMAGES,
         ),
     ] = None,
-    only: Only = None,
-    device: Device = None,
-    align_corners: Annotated[
-        AlignCorners, typer.Option(help="Of the final up-sampling; auto scores both.")
-    ] = AlignCorners.false,
-    downsample: Annotated[
-        Downsample, typer.Option(help="In front of models that take 512x1024; they were trained with blur.")
-    ] = Downsample.blur,
-    max_drop: MaxDrop = None,
     limit: Limit = None,
     shard: Shard = None,
-    resume: Resume = False,
+    align_corners: Annotated[
+        AlignCorners,
+        typer.Option(help="How logits are upsampled to the labels. auto scores both.", rich_help_panel=_PROTOCOL),
+    ] = AlignCorners.false,
+    downsample: Annotated[
+        Downsample,
+        typer.Option(
+            help="How the image is halved for models that take 512x1024. They were trained with blur.",
+            rich_help_panel=_PROTOCOL,
+        ),
+    ] = Downsample.blur,
     save_predictions: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write every rung's labelIds PNGs, for the official evaluator.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write every rung's labelIds PNGs here, for the official evaluator.",
+            show_default="not written",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
-    threads: Threads = None,
+    resume: Resume = False,
+    threads: EvalThreads = None,
     images_at_once: AtOnce = None,
+    only: Only = None,
+    max_drop: MaxDrop = None,
+    device: DeviceOption = None,
     json_file: Json = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Score the reference and every rung that can run here on Cityscapes val."""
-    from ffnet_deploy import pipeline
-    from ffnet_deploy.evaluate.results import SCHEMA
+    """Score PyTorch and every rung that can run here on Cityscapes val."""
+    from ffnet_deploy.evaluate.result import EVAL_SCHEMA
+    from ffnet_deploy.evaluate.session import EvalOptions
+    from ffnet_deploy.pipeline.evaluate import evaluate_cityscapes
 
-    with json_errors(json_file, "eval cityscapes", SCHEMA):
-        if not root:
-            raise UsageError("No data set was named. Use --root DIR, or set CITYSCAPES_DATASET.")
-        options = pipeline.EvalOptions(
-            root=Path(root),
+    with json_errors(json_file, "eval cityscapes", EVAL_SCHEMA):
+        options = EvalOptions(
+            root=_root(root, "CITYSCAPES_DATASET"),
             only=tuple(only or ()),
             device=device,
             max_drop=max_drop,
@@ -111,43 +162,52 @@ def eval_cityscapes(
             align_corners={"false": (False,), "true": (True,), "auto": (False, True)}[align_corners.value],
             downsample=downsample.value,
             predictions=save_predictions,
-            tell=tell,
         )
-        failure = _evaluate(pipeline.evaluate_cityscapes, name, options, json_file, workspace)
+        failure = _evaluate(evaluate_cityscapes, name, options, json_file, workspace)
     if failure:
         raise failure
 
 
-@eval_app.command("imagenet")
+@eval_app.command("imagenet", cls=GroupedCommand)
 def eval_imagenet(
     name: OptionalName = None,
     root: Annotated[
         str | None,
-        typer.Option(envvar="IMAGENET_DATASET", metavar="DIR", help="The set, in any of its published layouts."),
+        typer.Option(
+            envvar="IMAGENET_DATASET",
+            metavar="DIR",
+            help="The data set, in any of its published layouts. Required.",
+            rich_help_panel=_IMAGES,
+        ),
     ] = None,
-    only: Only = None,
-    device: Device = None,
-    real_labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Score by the ReaL labels (real.json) instead.")
-    ] = None,
-    max_drop: MaxDrop = None,
     limit: Limit = None,
     shard: Shard = None,
+    real_labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Score by the ReaL labels (real.json) instead.",
+            show_default="the set's own labels",
+            rich_help_panel=_PROTOCOL,
+        ),
+    ] = None,
     resume: Resume = False,
-    threads: Threads = None,
+    threads: EvalThreads = None,
     images_at_once: AtOnce = None,
+    only: Only = None,
+    max_drop: MaxDrop = None,
+    device: DeviceOption = None,
     json_file: Json = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Top-1 and top-5 of the reference and of every rung that can run here on ImageNet val."""
-    from ffnet_deploy import pipeline
-    from ffnet_deploy.evaluate.results import SCHEMA
+    """Score PyTorch and every rung that can run here on ImageNet val: top-1 and top-5."""
+    from ffnet_deploy.evaluate.result import EVAL_SCHEMA
+    from ffnet_deploy.evaluate.session import EvalOptions
+    from ffnet_deploy.pipeline.evaluate import evaluate_imagenet
 
-    with json_errors(json_file, "eval imagenet", SCHEMA):
-        if not root:
-            raise UsageError("No data set was named. Use --root DIR, or set IMAGENET_DATASET.")
-        options = pipeline.EvalOptions(
-            root=Path(root),
+    with json_errors(json_file, "eval imagenet", EVAL_SCHEMA):
+        options = EvalOptions(
+            root=_root(root, "IMAGENET_DATASET"),
             only=tuple(only or ()),
             device=device,
             max_drop=max_drop,
@@ -157,26 +217,28 @@ def eval_imagenet(
             threads=threads,
             at_once=images_at_once,
             real_labels=real_labels,
-            tell=tell,
         )
-        failure = _evaluate(pipeline.evaluate_imagenet, name, options, json_file, workspace)
+        failure = _evaluate(evaluate_imagenet, name, options, json_file, workspace)
     if failure:
         raise failure
 
 
-@eval_app.command("merge")
+@eval_app.command("merge", cls=GroupedCommand)
 def eval_merge(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="The JSON results of every shard.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="The JSON results of all parts.")],
     max_drop: MaxDrop = None,
     json_file: Json = None,
 ) -> None:
-    """Put the shards of one evaluation together: exactly what the whole set gives."""
-    from ffnet_deploy import pipeline
-    from ffnet_deploy.evaluate.results import SCHEMA
+    """Put the parts of one evaluation together.
+
+    The result is exactly what the whole set gives.
+    """
+    from ffnet_deploy.evaluate.merge import merge
+    from ffnet_deploy.evaluate.result import EVAL_SCHEMA
     from ffnet_deploy.report import accuracy
 
-    with json_errors(json_file, "eval merge", SCHEMA):
-        result = pipeline.merge(files, max_drop)
+    with json_errors(json_file, "eval merge", EVAL_SCHEMA):
+        result = merge(files, max_drop)
         deliver(json_file, result.to_json(), accuracy.evaluation(result))
         failure = result.failure
     if failure:
@@ -194,11 +256,11 @@ def _evaluate(
     from ffnet_deploy.report import accuracy
 
     if options.shard and not json_file:
-        raise UsageError("A shard is good for eval merge alone, which reads JSON. Add --json FILE.")
+        raise UsageError("--shard needs --json FILE: eval merge reads the parts from JSON. Add --json FILE.")
     space = space_at(folder)
     tell_model(space, name)
     with progress() as told:
-        result = story(space, name, options, told)
+        result = story(space, name, options, told, tell)
     deliver(json_file, result.to_json(), accuracy.evaluation(result))
     result.delivered()
     return result.failure

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from ffnet_deploy.artifacts import SCHEMA, Workspace
-from ffnet_deploy.artifacts import write_json as write_file
-from ffnet_deploy.errors import ArtifactError, FFNetDeployError, UsageError
+from ffnet_deploy.errors import ArtifactError, FFNetDeployError, UsageError, facts_of_error
 
 if TYPE_CHECKING:
-    from ffnet_deploy.pipeline import Progress
+    from ffnet_deploy.artifacts.workspace import Workspace
+    from ffnet_deploy.progress import Progress
+
+PLAIN_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
 
 
 def say(text: str) -> None:
@@ -30,7 +35,7 @@ def tell(text: str) -> None:
 def tell_model(workspace: Workspace, name: str | None) -> None:
     """Say which model is meant where the user named none."""
     if name is None and (newest := workspace.graphs()[:1]):
-        tell(f"model: {newest[0][0].name.removesuffix('.onnx')} (exported last)")
+        tell(f"model: {newest[0].path.stem} (exported last)")
 
 
 def space_at(folder: Path) -> Workspace:
@@ -39,6 +44,8 @@ def space_at(folder: Path) -> Workspace:
     Raises:
         UsageError: it is a file.
     """
+    from ffnet_deploy.artifacts.workspace import Workspace
+
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--workspace {folder} is a file (a folder was needed). Name another.")
     return Workspace(folder)
@@ -66,7 +73,9 @@ def _write_json(target: str, value: dict[str, Any]) -> None:
         except OSError as error:
             raise ArtifactError(f"{path} cannot be written ({error.strerror}). Name another place.") from error
     else:
-        write_file(path.resolve(), value)
+        from ffnet_deploy.artifacts.writing import write_json
+
+        write_json(path.resolve(), value)
 
 
 def _check_json(target: str | None) -> None:
@@ -80,17 +89,19 @@ def _check_json(target: str | None) -> None:
 
 
 @contextmanager
-def json_errors(json_file: str | None, command: str, schema: int = SCHEMA) -> Iterator[None]:
+def json_errors(json_file: str | None, command: str, schema: int) -> Iterator[None]:
     """Write an error where the JSON result would have gone."""
     _check_json(json_file)
     try:
         yield
     except FFNetDeployError as error:
         if json_file:
-            from ffnet_deploy.pipeline import error_json
+            from ffnet_deploy.artifacts.records import now
 
+            head = {"schema": schema, "command": command, "created": now()}
+            facts = facts_of_error(error)
             try:
-                _write_json(json_file, {"schema": schema, "command": command, "error": error_json(error)})
+                _write_json(json_file, {**head, "error": facts and asdict(facts)})
             except (FFNetDeployError, OSError) as second:
                 tell(f"the error could not be written as JSON either: {second}")
         raise
@@ -102,9 +113,10 @@ def _on_terminal() -> bool:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress line on a terminal's stderr; nothing elsewhere."""
+    """A progress bar on a terminal's stderr; elsewhere a plain line from time to time."""
     if not _on_terminal():
-        yield lambda _what, _done, _total: None
+        with PlainProgress() as plain:
+            yield plain
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -123,3 +135,46 @@ def progress() -> Iterator[Progress]:
             bar.update(task, description=what, completed=done, total=total)
 
         yield update
+
+
+class PlainProgress:
+    """Lines on stderr for logs: none in the first seconds, then one every ``interval`` with the newest state.
+
+    A thread of its own prints them, so long work that reports nothing does not look dead.
+    """
+
+    def __init__(self, interval: float = PLAIN_SECONDS, write: Callable[[str], None] = tell) -> None:
+        """Print nothing yet.
+
+        Args:
+            interval: seconds between lines, and before the first.
+            write: gets each line.
+        """
+        self._interval, self._write = interval, write
+        self._state: tuple[str, int, int | None] = ("working", 0, None)
+        self._started = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._print_lines, daemon=True)
+
+    def __call__(self, what: str, done: int, total: int | None) -> None:
+        """Remember how far the work is."""
+        self._state = (what, done, total)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _print_lines(self) -> None:
+        while not self._ended.wait(self._interval):
+            self._write(f"{plain_line(*self._state)}, {time.monotonic() - self._started:.0f} s")
+
+
+def plain_line(what: str, done: int, total: int | None) -> str:
+    """A state of the work in words: ``training: 120 of 400 (30 %)``, without a total only what is done."""
+    if total:
+        return f"{what}: {done:,} of {total:,} ({100 * done // total} %)"
+    return f"{what}: {done:,}" if done else what

@@ -1,1 +1,1 @@
-"""Images and data sets: reading them in their published layouts, and drawing synthetic ones."""
+"""Published data sets and folders of pictures: found in any of their layouts, decoded, prepared for a network."""

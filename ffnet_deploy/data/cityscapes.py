@@ -55,7 +55,7 @@ def _identity_table() -> np.ndarray:
 _TABLES = {"label ids": _train_id_table(), "train ids": _identity_table()}
 
 
-class Sample(NamedTuple):
+class CityscapesSample(NamedTuple):
     """One image and its labels, wherever their bytes are."""
 
     name: str
@@ -72,10 +72,10 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CityscapesSplit:
-    """A complete split: every image has its labels, and the reverse."""
+    """A complete split: every image has its labels, and all labels have their image."""
 
     root: Path
-    samples: tuple[Sample, ...]
+    samples: tuple[CityscapesSample, ...]
     official: bool
     """The published val set with its 500 images."""
     layout: str = "folders, label ids"
@@ -89,7 +89,7 @@ class CityscapesSplit:
 
 
 def find_split(root: Path, split: str = "val") -> CityscapesSplit:
-    """List a split and hold it to completeness; nothing is unpacked or copied.
+    """List a split and check that it is complete. Nothing is unpacked or copied.
 
     Images and labels are taken from ``leftImg8bit/SPLIT`` and ``gtFine/SPLIT``, from the same below
     ``leftImg8bit_trainvaltest/`` and ``gtFine_trainvaltest/``, or from the two official zip archives of these names;
@@ -111,7 +111,7 @@ def find_split(root: Path, split: str = "val") -> CityscapesSplit:
                 f"{len(lonely)} of {len(found)} files below {root} have no {what}, first {found[lonely[0]]} "
                 "(every image needs its labels and the reverse). Copy what is missing from the data set."
             )
-    samples = tuple(Sample(name, images[name], labels[name], values) for name in sorted(images))
+    samples = tuple(CityscapesSample(name, images[name], labels[name], values) for name in sorted(images))
     cities = {city: sum(s.name.startswith(f"{city}/") for s in samples) for city in OFFICIAL_VAL}
     official = split == "val" and any(cities.values())
     if official and (cities != OFFICIAL_VAL or len(samples) != sum(OFFICIAL_VAL.values())):
@@ -174,9 +174,9 @@ def _named(files: Mapping[str, Stored], place: Path, ending: str) -> dict[str, S
 
 
 def _refuse_strangers(files: Mapping[str, Stored], ending: str) -> None:
-    """Pictures whose names are nearly right would be missing from the set without a word.
+    """Refuse pictures whose names are nearly right: they would be missing from the set without a word.
 
-    gtFine holds other pictures by right (colours, instances); leftImg8bit holds none.
+    In gtFine other pictures are normal (colours, instances). In leftImg8bit there are none.
     """
     for name in sorted(files):
         lower = name.lower()
@@ -187,7 +187,7 @@ def _refuse_strangers(files: Mapping[str, Stored], ending: str) -> None:
             )
 
 
-class Loaded(NamedTuple):
+class LoadedSample(NamedTuple):
     """One decoded sample."""
 
     image: np.ndarray
@@ -196,7 +196,7 @@ class Loaded(NamedTuple):
     """uint8 (H, W), train ids 0..18; 255 is ignored."""
 
 
-def load(sample: Sample, size: tuple[int, int] = SIZE) -> Loaded:
+def load(sample: CityscapesSample, size: tuple[int, int] = SIZE) -> LoadedSample:
     """Decode a sample and map its label ids to train ids.
 
     Args:
@@ -209,7 +209,9 @@ def load(sample: Sample, size: tuple[int, int] = SIZE) -> Loaded:
     return decoded(sample, sample.image.read(), sample.labels.read(), size)
 
 
-def decoded(sample: Sample, image_bytes: bytes, label_bytes: bytes, size: tuple[int, int] = SIZE) -> Loaded:
+def decoded(
+    sample: CityscapesSample, image_bytes: bytes, label_bytes: bytes, size: tuple[int, int] = SIZE
+) -> LoadedSample:
     """The same from bytes that were read already."""
     image = decode(sample.image, image_bytes, "RGB")
     ids = decode(sample.labels, label_bytes, "L")
@@ -227,10 +229,10 @@ def decoded(sample: Sample, image_bytes: bytes, label_bytes: bytes, size: tuple[
             f"{sample.labels} has label ids {strange[:8]} (0 to {highest} were needed). "
             f"Use *{_LABEL_ENDS[sample.values]} as published, not resized or coloured ones."
         )
-    return Loaded(image, truth)
+    return LoadedSample(image, truth)
 
 
-def fingerprint(samples: tuple[Sample, ...]) -> Iterator[str]:
+def fingerprint(samples: tuple[CityscapesSample, ...]) -> Iterator[str]:
     """SHA-256 of each sample's name, image file and label file, in order."""
     for sample in samples:
         yield sample_sha256(sample.name, sample.image.read(), sample.labels.read())

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ffnet_deploy.errors import DataError
 from ffnet_deploy.zoo.specs import BLUR_TAPS
+
+_T = TypeVar("_T")
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -43,6 +47,11 @@ def decode(path: object, data: bytes, mode: str) -> np.ndarray:
         raise DataError(
             f"{path} cannot be decoded ({why}). Copy this file again from the data set, then run the command again."
         ) from error
+
+
+def filled(items: Sequence[_T], size: int) -> list[_T]:
+    """A batch: the items, and the last one again until there are ``size``."""
+    return [*items, *[items[-1]] * (size - len(items))]
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
@@ -123,8 +132,12 @@ _PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 """Formats that are opened: Pillow knows others, some of which start programs."""
 
 
+_CONVERTED = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV"))
+"""Pillow's names of kinds that it converts to 8-bit RGB without clipping."""
+
+
 def decode_any(where: str, data: bytes) -> Image.Image:
-    """Decode a picture of any usual format and kind to RGB, as torchvision's default loader does.
+    """Decode an 8-bit picture of any usual format to RGB, as torchvision's default loader does.
 
     Grey, CMYK and palette pictures are converted, transparency is dropped, the EXIF orientation is not applied.
 
@@ -133,13 +146,18 @@ def decode_any(where: str, data: bytes) -> Image.Image:
         data: a whole JPEG, PNG, WebP, BMP, TIFF or PPM file.
 
     Raises:
-        DataError: the bytes are no such picture, or are damaged or cut off.
+        DataError: the bytes are no such picture, are damaged or cut off, or have more than 8 bits a channel.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_PICTURES) as image:
             if image.format == "PNG":
                 image.verify()
         with Image.open(io.BytesIO(data), formats=_PICTURES) as image:
+            if image.mode not in _CONVERTED:
+                raise DataError(
+                    f"{where} is a {image.format} image of kind {image.mode} (8 bits a channel were needed). "
+                    "Convert it to 8 bits, in the range that you mean."
+                )
             return image.convert("RGB")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         why = "no picture that is known" if isinstance(error, UnidentifiedImageError) else error

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ffnet_deploy import metrics
+from ffnet_deploy.artifacts.reading import parse
+from ffnet_deploy.artifacts.values import Interval
 from ffnet_deploy.data.imagenet import ImageSample, decode_sample
-from ffnet_deploy.data.images import normalise
-from ffnet_deploy.evaluate.segmentation import finite
-from ffnet_deploy.metrics import Interval
+from ffnet_deploy.data.images import filled, normalise
+from ffnet_deploy.evaluate.reference import finite
+from ffnet_deploy.evaluate.result import AnswerFacts, ClassificationRung, CountsFacts, ScoredRung
+from ffnet_deploy.evaluate.tasks import Task
 
 if TYPE_CHECKING:
     from ffnet_deploy.evaluate.loop import Stopwatch
-    from ffnet_deploy.evaluate.segmentation import Opened
+    from ffnet_deploy.evaluate.reference import Opened
+
 
 _BEST = 5
 
@@ -36,19 +40,24 @@ class ImageAnswer:
     best: np.ndarray
     """int64 (rungs, 5): the five best classes, the best first."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "truth": list(self.truth), "best": self.best.tolist()}
+    def facts(self) -> AnswerFacts:
+        """As it stands in a file."""
+        best = tuple(tuple(row) for row in self.best.tolist())
+        return AnswerFacts(self.name, self.sha256, self.stamp, self.truth, best)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ImageAnswer:
-        """The reverse of ``to_json``.
+    def of(cls, facts: CountsFacts | AnswerFacts) -> ImageAnswer:
+        """The reverse of ``facts``.
 
         Raises:
-            ValueError, LookupError, TypeError: these are no such values.
+            ValueError: they belong to another kind of evaluation.
         """
-        best = np.array(values["best"], np.int64).reshape(-1, _BEST)
-        return cls(values["name"], values["sha256"], values["stamp"], tuple(map(int, values["truth"])), best)
+        if not isinstance(facts, AnswerFacts):
+            raise ValueError(f"{facts.name} has no classes")  # noqa: TRY004 - as all that is wrong in a file
+        if any(len(set(five)) != _BEST for five in facts.best):
+            raise ValueError(f"{facts.name} has a class twice among the best")
+        best = np.array(facts.best, np.int64).reshape(-1, _BEST)
+        return cls(facts.name, facts.sha256, facts.stamp, facts.truth, best)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +77,25 @@ class TopScore:
         """What drops and gates are about: top-1."""
         return self.top1
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        values = asdict(self)
-        return {**{k: v for k, v in values.items() if k != "drop"}, "drop_interval": values["drop"]}
+    def rung(self, scored: ScoredRung, drop: float) -> ClassificationRung:
+        """As it stands in a file; what cannot be known is None."""
+        return ClassificationRung(
+            **asdict(scored),
+            top1=_known(self.top1),
+            top5=_known(self.top5),
+            agreement=_known(self.agreement),
+            images=self.images,
+            drop=_known(drop),
+            drop_interval=self.drop,
+        )
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 @dataclass(frozen=True, slots=True)
-class TopJob:
+class ClassificationJob:
     """Everything that :func:`answer` needs beside the samples."""
 
     rungs: Sequence[Opened]
@@ -88,7 +108,7 @@ class TopJob:
         return [rung.name for rung in self.rungs]
 
 
-def answer(job: TopJob, samples: Sequence[ImageSample]) -> list[ImageAnswer]:
+def answer(job: ClassificationJob, samples: Sequence[ImageSample]) -> list[ImageAnswer]:
     """Ask every rung about some images.
 
     Args:
@@ -104,7 +124,7 @@ def answer(job: TopJob, samples: Sequence[ImageSample]) -> list[ImageAnswer]:
         images = [decode_sample(sample, one) for sample, one in zip(samples, data, strict=True)]
     with job.watch("prepare"):
         ready = [normalise(image) for image in images]
-        feed = np.concatenate(ready + [ready[-1]] * (job.batch - len(ready)))
+        feed = np.concatenate(filled(ready, job.batch))
     best = np.stack([_best(job, rung, images, feed) for rung in job.rungs])
     return [
         ImageAnswer(
@@ -129,7 +149,7 @@ def _sha256(sample: ImageSample, data: bytes) -> str:
     return digest.hexdigest()
 
 
-def _best(job: TopJob, rung: Opened, images: Sequence[np.ndarray], image: np.ndarray) -> np.ndarray:
+def _best(job: ClassificationJob, rung: Opened, images: Sequence[np.ndarray], image: np.ndarray) -> np.ndarray:
     """int64 (samples, 5): the best classes first; of equals the smaller index, as PyTorch's arg-max has it."""
     with job.watch("network"):
         outputs = rung.run(images, image)
@@ -158,3 +178,28 @@ def scores(answers: Sequence[ImageAnswer]) -> list[TopScore]:
         )
         for i in range(best.shape[1])
     ]
+
+
+class RunningTop1:
+    """Top-1 of the reference so far, for the progress line."""
+
+    def __init__(self) -> None:
+        self._right = self._count = 0
+
+    def add(self, image: ImageAnswer) -> None:
+        """Count one image more."""
+        self._right += int(image.best[0, 0]) in image.truth
+        self._count += bool(image.truth)
+
+    def __str__(self) -> str:
+        return f"top-1 {100 * self._right / max(1, self._count):.1f}"
+
+
+TASK: Task[Any] = Task(
+    command="eval imagenet",
+    parse=lambda text: ImageAnswer.of(parse(AnswerFacts, text)),
+    read=ImageAnswer.of,
+    # The first rung is everyone's reference.
+    scores=lambda images, _references: scores(images),
+    running=RunningTop1,
+)

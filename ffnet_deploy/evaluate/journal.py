@@ -7,13 +7,17 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from io import BufferedRandom
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from ffnet_deploy.artifacts import hash_json
+from ffnet_deploy.artifacts.writing import hash_json
 from ffnet_deploy.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 class Line(Protocol):
@@ -22,24 +26,25 @@ class Line(Protocol):
     @property
     def name(self) -> str: ...
 
-    def to_json(self) -> dict[str, Any]: ...
+    def facts(self) -> DataclassInstance:
+        """As it stands in a file."""
+        ...
 
 
 R = TypeVar("R", bound=Line)
 
 
-def _line(values: dict[str, Any]) -> bytes:
+def _line(facts: DataclassInstance) -> bytes:
     """JSON after its checksum: a flipped bit in a number would be another number."""
-    text = json.dumps(values, separators=(",", ":")).encode()
+    text = json.dumps(asdict(facts), separators=(",", ":")).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _values(line: bytes) -> dict[str, Any]:
+def _text(line: bytes) -> bytes:
     checksum, _, text = line.removesuffix(b"\n").partition(b" ")
     if int(checksum, 16) != zlib.crc32(text):
         raise ValueError("a damaged line")
-    values: dict[str, Any] = json.loads(text)
-    return values
+    return text
 
 
 def locked(path: Path) -> BufferedRandom:
@@ -82,7 +87,7 @@ class Journal(Generic[R]):
         self,
         folder: Path,
         key: dict[str, Any],
-        parse: Callable[[dict[str, Any]], R],
+        parse: Callable[[bytes], R],
         *,
         resume: bool,
         current: Callable[[R], bool] = lambda _result: True,
@@ -92,7 +97,7 @@ class Journal(Generic[R]):
         Args:
             folder: of all such files.
             key: engines, protocol, set: whatever the results depend on.
-            parse: a result from its JSON.
+            parse: a result from its JSON; raises ValueError.
             resume: take over what is there; else begin anew.
             current: whether a result still holds, for instance because the image is unchanged.
 
@@ -112,11 +117,11 @@ class Journal(Generic[R]):
                 f"{self.path} cannot be written ({error.strerror}). Free or unlock the folder."
             ) from error
         # Without ``resume`` the old lines stay, too: they are as true as before, and of two lines the later one counts.
-        self.left = {result.name: result for result in self._read(parse)}
-        """Results that earlier runs left, whether or not they are taken over."""
-        self.done = {name: result for name, result in self.left.items() if current(result)} if resume else {}
+        self.left = {result.name: result for result in self._read(parse) if current(result)}
+        """Results of earlier runs that still hold, whether or not they are taken over."""
+        self.done = dict(self.left) if resume else {}
 
-    def _read(self, parse: Callable[[dict[str, Any]], R]) -> Iterator[R]:
+    def _read(self, parse: Callable[[bytes], R]) -> Iterator[R]:
         self._file.seek(0)
         whole = 0
         for line in self._file:
@@ -124,8 +129,8 @@ class Journal(Generic[R]):
                 break
             whole += len(line)
             try:
-                yield parse(_values(line))
-            except (ValueError, LookupError, TypeError):
+                yield parse(_text(line))
+            except ValueError:
                 # Damaged on the disk: that image is computed again.
                 continue
         self._file.truncate(whole)
@@ -137,7 +142,7 @@ class Journal(Generic[R]):
             ArtifactError: the disk is full.
         """
         try:
-            self._file.write(_line(result.to_json()))
+            self._file.write(_line(result.facts()))
             self._file.flush()
         except OSError as error:
             raise ArtifactError(

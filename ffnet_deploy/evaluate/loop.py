@@ -44,7 +44,7 @@ class Lanes:
         self.network = BoundedSemaphore(networks)
 
 
-class Named(Protocol):
+class HasName(Protocol):
     """A sample: all that the loop needs is a name."""
 
     @property
@@ -52,7 +52,7 @@ class Named(Protocol):
 
 
 Done = TypeVar("Done", bound=Line)
-Sample = TypeVar("Sample", bound=Named)
+Sample = TypeVar("Sample", bound=HasName)
 
 
 def run(

@@ -1,4 +1,4 @@
-"""A graph for any batch: the batch axis symbolic, and no size that holds it."""
+"""A graph for any batch size: its first axis is symbolic, and no constant in it holds the batch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ffnet_deploy.errors import ExportError
+from ffnet_deploy.graph.edit import copied, drop_unused_initializers, finished
 from ffnet_deploy.graph.facts import resize_scales, shapes
 
 BATCH = "batch"
@@ -15,41 +16,43 @@ _SPATIAL = [2, 3]
 def with_dynamic_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose inputs and outputs have a symbolic first axis, ``batch``.
 
-    Only Resize names the batch inside an exported FFNet, in its ``sizes``; here it resizes by factors of the two
-    spatial axes (opset 18), so that no Shape node is needed. Not by sizes of those axes: TensorRT-RTX 1.7.1 takes the
-    batch of such a Resize for a length of -1, and refuses it.
+    In an exported FFNet only Resize holds the batch, in its constant ``sizes`` (N, C, H, W). Here it gets ``scales`` of
+    the two spatial axes instead (opset 18), which needs no Shape node. ``sizes`` of two axes would not do:
+    TensorRT-RTX 1.7.1 reads the symbolic batch of such a Resize as a length of -1 and refuses the graph.
+
+    Args:
+        model: an exported graph with static shapes; it is not changed.
 
     Raises:
-        ExportError: a Resize whose sizes are not constant, or a node that fixes the batch.
+        ExportError: a Resize has no constant sizes, or another node fixes the batch.
     """
-    dynamic = onnx.ModelProto()
-    dynamic.CopyFrom(model)
+    dynamic = copied(model)
     graph = dynamic.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    known = shapes(model)
-    replaced = set()
+    _scale_spatial_axes(graph, shapes(model))
+    drop_unused_initializers(graph)
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    inferred = finished(dynamic)
+    fixed = [v.name for v in inferred.graph.value_info if not v.type.tensor_type.shape.dim[0].dim_param]
+    if fixed:
+        raise ExportError(
+            f"{fixed[0]} has a fixed batch (a symbolic one was needed). Export without --dynamic-batch, or report this."
+        )
+    return inferred
+
+
+def _scale_spatial_axes(graph: onnx.GraphProto, known: dict[str, tuple[int, ...]]) -> None:
+    """Give every Resize of a graph factors of the spatial axes in place of sizes of all axes."""
+    constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type != "Resize":
             continue
-        name = node.input[3] if len(node.input) > 3 else ""
-        if name not in constants:
+        if len(node.input) < 4 or node.input[3] not in constants:
             raise ExportError(
-                f"{node.name} has no constant sizes. Install the versions of constraints.txt, or report this."
+                f"{node.name} has no constant sizes (a Resize to a constant size was needed). "
+                "Install the versions of constraints.txt, or report this."
             )
-        replaced.add(name)
         scales = resize_scales(known[node.input[0]][2:], known[node.output[0]][2:])
         node.input[:] = [node.input[0], "", f"{node.name}.scales"]
         graph.initializer.append(numpy_helper.from_array(scales, node.input[2]))
         node.attribute.append(helper.make_attribute("axes", _SPATIAL))
-    kept = [tensor for tensor in graph.initializer if tensor.name not in replaced]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    del graph.value_info[:]
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = BATCH
-    inferred = onnx.shape_inference.infer_shapes(dynamic, strict_mode=True)
-    fixed = [v.name for v in inferred.graph.value_info if not v.type.tensor_type.shape.dim[0].dim_param]
-    if fixed:
-        raise ExportError(f"{fixed[0]} fixes the batch. Export without --dynamic-batch, or report this.")
-    onnx.checker.check_model(inferred, full_check=True)
-    return inferred

@@ -1,4 +1,4 @@
-"""Four channels in front of an FP16 network: what a builder would pad with a stored plane of zeros."""
+"""A fourth channel for the image in front of an FP16 network, so that TensorRT-RTX need not store one."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ffnet_deploy.graph.edit import copied, finished, replace_nodes
 from ffnet_deploy.graph.facts import attribute
 
 CHANNELS = 4
-"""What FP16 convolutions read at a time."""
+"""FP16 convolutions read this many channels at a time."""
 
 
 def with_four_channels(model: onnx.ModelProto, kind: int = TensorProto.FLOAT16) -> onnx.ModelProto:
-    """A copy in which convolutions of a 3-channel image read 4 channels, the last of them zeros.
+    """A copy in which the convolutions of a 3-channel image read 4 channels, the last of them zeros.
+
+    FP16 convolutions need 4 channels. To provide them, TensorRT-RTX 1.7.1 concatenates the image with a constant plane
+    of zeros, and it stores that plane in the engine: H x W in FP16, 4.2 MB at 1024x2048, which is a seventh of a small
+    model's engine. Here a Pad computes the plane, and the filter gets a fourth plane of zeros. The sums stay the same.
+    Depth-wise convolutions (the blur) and convolutions that stay FP32 do not change.
 
     Args:
         model: it is not changed.
-        kind: type of the filters that are widened; others stay.
-
-    To align the image TensorRT-RTX 1.7.1 concatenates it with a constant plane of zeros that it stores in the engine,
-    H x W in FP16: 4.2 MB at 1024x2048, a seventh of a small model's engine. A Pad in the graph, in front of a filter
-    with a fourth plane of zeros, gives the same sums and is computed instead. Depth-wise convolutions (the blur) and
-    those kept in FP32 stay as they are.
+        kind: ONNX data type (a ``TensorProto`` value) of the filters to widen; filters of other types do not change.
     """
-    widened = onnx.ModelProto()
-    widened.CopyFrom(model)
+    widened = copied(model)
     graph = widened.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -36,23 +36,24 @@ def with_four_channels(model: onnx.ModelProto, kind: int = TensorProto.FLOAT16) 
             source, target = node.input[0], f"{node.input[0]}/{CHANNELS}channels"
             if target not in padded:
                 padded.add(target)
-                pads, axes = f"{target}.pads", f"{target}.axes"
-                graph.initializer.append(numpy_helper.from_array(np.array([0, CHANNELS - 3], np.int64), pads))
-                graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), axes))
-                nodes.append(helper.make_node("Pad", [source, pads, "", axes], [target], f"{target}/Pad"))
+                nodes.append(_pad(graph, source, target))
             node.input[0] = target
             _add_plane(weight)
         nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.value_info[:]
-    inferred = onnx.shape_inference.infer_shapes(widened, strict_mode=True)
-    onnx.checker.check_model(inferred, full_check=True)
-    return inferred
+    replace_nodes(graph, nodes)
+    return finished(widened)
 
 
 def _reads_image(node: onnx.NodeProto, weight: onnx.TensorProto, kind: int) -> bool:
     return attribute(node, "group", 1) == 1 and weight.data_type == kind and weight.dims[1] == 3
+
+
+def _pad(graph: onnx.GraphProto, source: str, target: str) -> onnx.NodeProto:
+    """A node that appends the missing channel; its constants go into the graph."""
+    pads, axes = f"{target}.pads", f"{target}.axes"
+    graph.initializer.append(numpy_helper.from_array(np.array([0, CHANNELS - 3], np.int64), pads))
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), axes))
+    return helper.make_node("Pad", [source, pads, "", axes], [target], f"{target}/Pad")
 
 
 def _add_plane(weight: onnx.TensorProto) -> None:

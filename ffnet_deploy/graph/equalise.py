@@ -1,14 +1,18 @@
-"""Cross-layer equalisation: the same function in FP32 with channels of like range, so that one scale can serve them.
+"""Cross-layer equalisation: the same function in FP32, with channels of similar range.
 
-ReLU, Add, Resize and MaxPool commute with a positive factor for each channel. So what the filters that make a channel
-are divided by, the filters that read it are multiplied with, and nothing changes but the size of the activation between
-them: the whole stream of a residual stage has common factors. An activation has one scale for all its channels;
-channels much larger than the others would take the digits from them. A filter has one for each output channel, so the
-factors cost nothing where a channel is made, and digits where it is read: they are a compromise.
+INT8 gives all channels of an activation one scale. Channels that are much larger than the others make that scale
+coarse, and the others lose precision. So this pass rescales channels.
+
+ReLU, Add, Resize and MaxPool commute with a positive factor for each channel. The filters that compute a channel are
+divided by a factor, and the filters that read it are multiplied by it. Only the activation in between changes. All
+activations of a residual stage are added to each other, so they share their factors.
+
+A filter has a scale for each output channel, so the division costs no precision. The multiplication does: it makes the
+input channels of a filter less alike. The factors are a compromise between the two.
 
 Sources: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (ICCV 2019), section
-4.1, there for pairs of convolutions and with weights for sizes; Xiao et al., "SmoothQuant" (ICML 2023), for the
-compromise between sizes of activations and weights, there for transformers.
+4.1, for pairs of convolutions, with ranges of weights; Xiao et al., "SmoothQuant" (ICML 2023), for the compromise
+between activations and weights, in transformers.
 """
 
 from __future__ import annotations
@@ -20,54 +24,67 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from ffnet_deploy.graph.edit import copied
 from ffnet_deploy.graph.facts import attribute, shapes
+from ffnet_deploy.graph.groups import Groups
 from ffnet_deploy.graph.links import Links
 
 _COMMUTING = frozenset(("Relu", "Add", "Resize", "MaxPool"))
 _LARGEST_FACTOR = 2.0**16
-"""Beyond it a channel is as good as dead, and its filter would leave FP16."""
+"""Limit of a factor. A channel that needs more is as good as always 0, and its filter would leave FP16."""
 _FLOOR = 2.0**-6
-"""Of the median channel's size: a channel that was hardly seen may be larger on other images."""
+"""Least size of a channel, as a part of the median size: a rarely active channel may be larger on other images."""
 _SHARE = 0.75
-"""How much of a channel's size its activation gives up; the rest stays for the sake of the filters that read it. With
-0, 0.25, 0.5, 0.75 and 1 the logits of the demo's weights are 3.1, 2.9, 2.7, 2.6 and 2.5 % noise in TensorRT's dialect
-(``rounded``, six val scenes), 2.5, 2.4, 2.1, 2.0 and 2.2 % in the CPU's.
+"""The compromise: 1 makes the channels of activations alike, 0 those of the filters that read them.
+
+With 0, 0.25, 0.5, 0.75 and 1 the noise in the logits of the demo's weights was 3.1, 2.9, 2.7, 2.6 and 2.5 % in
+TensorRT's dialect (``rounded``, six val scenes), and 2.5, 2.4, 2.1, 2.0 and 2.2 % in the CPU's.
 """
 _INLIERS = 0.999
+"""The share of a channel's values that its size covers."""
 _SAMPLES = 4096
-"""Of a channel: enough for such a quantile."""
+"""Values of a channel to look at; enough for this quantile."""
 
 
 @dataclass(slots=True)
 class Stream:
-    """Activations that share their channels' factors, and the convolutions that make and read them."""
+    """Activations that share their factors, and the convolutions that compute and read them."""
 
-    makers: list[onnx.NodeProto] = field(default_factory=list)
-    readers: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)
-    """With the first of the channels that they read: behind a Concat there are others before."""
-    tensors: set[str] = field(default_factory=set)
+    tensors: list[str]
     """Names of the activations."""
+    makers: list[onnx.NodeProto] = field(default_factory=list)
+    """Convolutions that compute one of the activations."""
+    readers: list[tuple[onnx.NodeProto, int]] = field(default_factory=list)
+    """Convolutions that read one, each with the input channel at which it begins: behind a Concat not always 0."""
     fixed: bool = False
-    """Something else makes or reads it, so it stays as it is."""
+    """Whether the stream must not change, since another kind of node computes or reads it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Equalised:
-    """A graph that computes the same, and how many streams were balanced in it."""
+    """An equalised graph. It computes the same outputs as before."""
 
     model: onnx.ModelProto
     streams: int
+    """How many streams have new factors."""
     factors: Mapping[str, np.ndarray]
-    """By tensor: what each of its channels is to be multiplied with to be as before, float32 (C,)."""
+    """By tensor, float32 (C,): its channels times these factors are the channels before equalisation."""
 
 
 def channel_sizes(values: np.ndarray) -> np.ndarray:
-    """What all but one in a thousand of each channel's values stay within: float32 (C,), from (N, C, ...).
+    """How large the values of each channel are.
 
-    The largest value of a channel that is nearly always 0; only what is always 0 has no size.
+    The size is the magnitude that one value in a thousand exceeds. Where this is 0, it is the largest magnitude, so
+    that only a channel that is always 0 has size 0.
+
+    Args:
+        values: of an activation, float32 (N, C, ...). Large ones are sampled.
+
+    Returns:
+        float32 (C,), at least 0.
     """
     channels = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
-    # An odd step, or a few columns of the image would be all that is seen.
+    # An even step would see only a few columns of the image, whose width is even.
     some = np.abs(channels[:, :: (channels.shape[1] // _SAMPLES) | 1])
     rank = min(int(some.shape[1] * _INLIERS), some.shape[1] - 1)
     sizes = np.partition(some, rank, axis=1)[:, rank]
@@ -81,51 +98,49 @@ def equalise(model: onnx.ModelProto, sizes: Mapping[str, np.ndarray]) -> Equalis
 
     Args:
         model: FP32; it is not changed.
-        sizes: of each channel by tensor, as :func:`channel_sizes` gives them, the largest over images. Streams of which
-            no tensor has any stay as they are.
+        sizes: by tensor, float32 (C,), as :func:`channel_sizes` gives them; the largest over all images. A stream stays
+            as it is if none of its tensors has sizes.
     """
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    links = Links(copied.graph)
+    equalised = copied(model)
+    links = Links(equalised.graph)
     streams = [
-        s for s in _streams(copied, links) if not s.fixed and s.makers and s.readers and s.tensors & sizes.keys()
+        s
+        for s in _streams(equalised, links)
+        if not s.fixed and s.makers and s.readers and not sizes.keys().isdisjoint(s.tensors)
     ]
-    channels = _channels(copied)
+    channels = _channels(equalised)
     factors: dict[str, np.ndarray] = {}
     for stream in streams:
-        size = np.max([sizes[name] for name in stream.tensors & sizes.keys()], axis=0)
+        size = np.max([sizes[name] for name in stream.tensors if name in sizes], axis=0)
         factors.update(dict.fromkeys(stream.tensors, _balance(stream, size, links)))
-    for node in copied.graph.node:
-        # Behind a Concat nothing is balanced, but its parts are.
+    for node in equalised.graph.node:
+        # A Concat's output is in no stream; its factors are those of its inputs.
         if node.op_type == "Concat" and any(name in factors for name in node.input):
             parts = [factors[n] if n in factors else np.ones(channels[n], np.float32) for n in node.input]
             factors[node.output[0]] = np.concatenate(parts)
-    return Equalised(copied, len(streams), factors)
+    return Equalised(equalised, len(streams), factors)
 
 
 def _streams(model: onnx.ModelProto, links: Links) -> list[Stream]:
-    group = {name: name for name in (*links.maker, *(value.name for value in model.graph.input))}
-
-    def root(name: str) -> str:
-        while group[name] != name:
-            name = group[name]
-        return name
-
+    """Every activation in exactly one stream: those that commuting operators link share one."""
+    groups = Groups((*links.maker, *(value.name for value in model.graph.input)))
     for node in model.graph.node:
         if node.op_type in _COMMUTING:
             for name in links.data_inputs(node):
-                group[root(name)] = root(node.output[0])
-    streams = {name: Stream() for name in group if root(name) == name}
+                groups.join(name, node.output[0])
     channels = _channels(model)
-    for name in group:
-        stream = streams[root(name)]
-        stream.tensors.add(name)
+    return [_stream(tensors, channels, links) for tensors in groups.members().values()]
+
+
+def _stream(tensors: list[str], channels: Mapping[str, int], links: Links) -> Stream:
+    stream = Stream(tensors)
+    for name in tensors:
         stream.fixed |= name in links.ends or name not in links.maker
         if name in links.maker:
             _made_by(stream, links.maker[name], links)
         for node in links.readers.get(name, []):
             _read_by(stream, node, name, channels, links)
-    return list(streams.values())
+    return stream
 
 
 def _channels(model: onnx.ModelProto) -> dict[str, int]:
@@ -133,14 +148,16 @@ def _channels(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _made_by(stream: Stream, node: onnx.NodeProto, links: Links) -> None:
+    """Note in a stream that ``node`` computes one of its activations."""
     if _owns_filter(node, links):
         stream.makers.append(node)
     else:
-        # An Add of a constant does not commute.
+        # An Add of a constant does not commute with a factor.
         stream.fixed |= node.op_type not in _COMMUTING or (node.op_type == "Add" and len(links.data_inputs(node)) < 2)
 
 
-def _read_by(stream: Stream, node: onnx.NodeProto, name: str, channels: dict[str, int], links: Links) -> None:
+def _read_by(stream: Stream, node: onnx.NodeProto, name: str, channels: Mapping[str, int], links: Links) -> None:
+    """Note in a stream that ``node`` reads its activation ``name``."""
     if node.op_type == "Concat":
         readers = links.readers.get(node.output[0], [])
         good = node.output[0] not in links.ends and all(_owns_filter(reader, links) for reader in readers)
@@ -154,14 +171,14 @@ def _read_by(stream: Stream, node: onnx.NodeProto, name: str, channels: dict[str
 
 
 def _owns_filter(node: onnx.NodeProto, links: Links) -> bool:
-    """Whether it is a convolution over all channels whose constant filter nobody else reads."""
+    """Whether a node is a convolution, not grouped, whose filter and bias are constants that no other node reads."""
     if node.op_type != "Conv" or attribute(node, "group", 1) > 1:
         return False
     return all(name in links.constants and len(links.readers[name]) == 1 for name in node.input[1:])
 
 
 def _balance(stream: Stream, size: np.ndarray, links: Links) -> np.ndarray:
-    """Change the filters of a stream, and give what its channels were divided by: float32 (C,)."""
+    """Rescale the channels of a stream, whose sizes are ``size``, and return what divides them: float32 (C,)."""
     width = len(size)
     slices = [(node, slice(start, start + width)) for node, start in stream.readers]
     read = np.max([np.abs(_filter(node, links)[:, part]).max(axis=(0, 2, 3)) for node, part in slices], axis=0)
@@ -170,7 +187,7 @@ def _balance(stream: Stream, size: np.ndarray, links: Links) -> np.ndarray:
         return np.ones(width, np.float32)
     size = np.maximum(size, _FLOOR * np.median(size[alive])).astype(np.float64)
     octaves = _SHARE * np.log2(size) - (1 - _SHARE) * np.log2(np.where(alive, read, 1))
-    # A factor common to all would move the range of the whole tensor, and nothing else.
+    # A factor that all channels share would only change the range of the whole tensor, so it is taken out.
     octaves = np.where(alive, octaves - octaves[alive].mean(), 0)
     factors: np.ndarray = np.clip(2.0**octaves, 1 / _LARGEST_FACTOR, _LARGEST_FACTOR).astype(np.float32)
     for node in stream.makers:
@@ -185,7 +202,7 @@ def _balance(stream: Stream, size: np.ndarray, links: Links) -> np.ndarray:
 
 
 def _filter(node: onnx.NodeProto, links: Links) -> np.ndarray:
-    """(O, I, kH, kW) as it is now."""
+    """A convolution's filter as it is now: (O, I, kH, kW)."""
     return numpy_helper.to_array(links.constants[node.input[1]])
 
 

@@ -1,9 +1,11 @@
-"""What a graph says of itself: shapes of its tensors, and the work of its convolutions."""
+"""Facts about a graph: shapes of its tensors, work of its convolutions, and a summary."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,6 +13,7 @@ import onnx
 from onnx import TensorProto
 
 COMPUTE = ("Conv", "Gemm")
+"""The operators that multiply and accumulate."""
 _Value = TypeVar("_Value")
 
 
@@ -35,36 +38,63 @@ def macs_by_node(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: _Value) -> _Value:
-    """A node's attribute as a Python value; strings are bytes."""
+    """The value of a node's attribute, or ``default`` if the node does not have it. Strings are bytes."""
     found: _Value = next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
     return found
 
 
 def resize_scales(before: tuple[int, ...], after: tuple[int, ...]) -> np.ndarray:
-    """float32 factors that give exactly ``after``, which is floor(before * factor)."""
+    """Factors that resize the sides ``before`` to exactly ``after``: float32, one for each side.
+
+    ONNX defines the new side as floor(before * factor).
+    """
     factors = np.array(after, np.float32) / np.array(before, np.float32)
-    # In double precision, as ONNX infers shapes: 7 * 1.8571428 falls short of 13 there, though not in single.
+    # ONNX infers shapes in double precision. There 7 * 1.8571428 is less than 13, though not in single precision.
     short = np.floor(np.array(before) * factors.astype(np.float64)) < np.array(after)
     return np.where(short, np.nextafter(factors, np.float32(np.inf)), factors).astype(np.float32)
 
 
-def described(model: onnx.ModelProto) -> dict[str, Any]:
-    """What a graph is, as plain values: opsets, ends, operators, work, types of its weights, our metadata."""
+@dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """The summary of a graph."""
+
+    opset: Mapping[str, int]
+    """Versions by domain; the default domain is ``ai.onnx``."""
+    inputs: Mapping[str, str]
+    """Type and shape by name, as in ``float (1, 3, 512, 1024)``."""
+    outputs: Mapping[str, str]
+    """Like ``inputs``."""
+    operators: Mapping[str, int]
+    """Number of nodes by operator, the most frequent first."""
+    macs: int | None
+    """Multiply-accumulates at the graph's batch; None if the graph has operators of a runtime's own."""
+    weights: Mapping[str, int]
+    """Number of values by data type."""
+    metadata: Mapping[str, str]
+    """The model's metadata, without the prefix ``ffnet_deploy.`` of the keys."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, one key for each field."""
+        return asdict(self)
+
+
+def described(model: onnx.ModelProto) -> GraphFacts:
+    """Summarise a graph."""
     graph = model.graph
     kinds: Counter[str] = Counter()
     for tensor in graph.initializer:
         kinds[TensorProto.DataType.Name(tensor.data_type).lower()] += math.prod(tensor.dims)
     ours = all(o.domain in ("", "ai.onnx") for o in model.opset_import)
-    return {
-        "opset": {o.domain or "ai.onnx": o.version for o in model.opset_import},
-        "inputs": {v.name: _type(v) for v in graph.input},
-        "outputs": {v.name: _type(v) for v in graph.output},
-        "operators": dict(Counter(node.op_type for node in graph.node).most_common()),
-        # A graph that a runtime has optimised has operators whose shapes nobody else infers.
-        "macs": sum(macs_by_node(model).values()) if ours else None,
-        "weights": dict(kinds),
-        "metadata": {p.key.removeprefix("ffnet_deploy."): p.value for p in model.metadata_props},
-    }
+    return GraphFacts(
+        opset={o.domain or "ai.onnx": o.version for o in model.opset_import},
+        inputs={v.name: _type(v) for v in graph.input},
+        outputs={v.name: _type(v) for v in graph.output},
+        operators=dict(Counter(node.op_type for node in graph.node).most_common()),
+        # ONNX cannot infer the shapes behind operators that a runtime's optimiser has put in.
+        macs=sum(macs_by_node(model).values()) if ours else None,
+        weights=dict(kinds),
+        metadata={p.key.removeprefix("ffnet_deploy."): p.value for p in model.metadata_props},
+    )
 
 
 def _type(value: onnx.ValueInfoProto) -> str:

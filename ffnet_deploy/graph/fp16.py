@@ -1,59 +1,53 @@
-"""FP32 graph to FP16: what may be halved, the typed graph, and its emulation in FP32 for a CPU."""
+"""FP32 graph to FP16: which nodes must stay FP32, the FP16 graph, and its emulation in FP32 on a CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ffnet_deploy.errors import PrecisionError, UsageError
+from ffnet_deploy.artifacts.values import Io
+from ffnet_deploy.errors import PrecisionError
+from ffnet_deploy.graph.edit import checked, copied, finished, replace_initializers, replace_nodes
+from ffnet_deploy.graph.patterns import asked_for, check_patterns
 from ffnet_deploy.graph.ranges import Range
 
 FP16_MAX = float(np.finfo(np.float16).max)
 MARGIN = 4.0
-"""An activation may grow this much beyond what was seen before it leaves FP16."""
+"""Other images may make an activation larger by this factor, and it must still fit into FP16."""
 _REDUCTIONS = frozenset(("ReduceMean", "GlobalAveragePool", "ReduceSum"))
 _TYPES = {"half": TensorProto.FLOAT16, "float": TensorProto.FLOAT}
 _SUFFIX = {"half": "fp16", "float": "fp32"}
 
-Io = Literal["fp32", "fp16"]
-
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """An FP16 graph, and the nodes that stay FP32 in it with the reason."""
+    """An FP16 graph, in which some nodes stay FP32."""
 
     model: onnx.ModelProto
     kept: Mapping[str, str]
+    """The nodes that stay FP32, with the reason."""
 
 
 def must_stay_fp32(model: onnx.ModelProto, ranges: Mapping[str, Range], patterns: Sequence[str] = ()) -> dict[str, str]:
-    """Decide by ranges which nodes cannot be FP16.
+    """Decide which nodes cannot be FP16.
 
     Args:
         model: the FP32 graph.
-        ranges: extremes of its activations, see :func:`ffnet_deploy.graph.ranges.observe`.
-        patterns: node names or shell patterns of them, of ``--keep-fp32``.
+        ranges: of its activations, see :func:`ffnet_deploy.graph.ranges.observe`.
+        patterns: the user's ``--keep-fp32``: node names or shell patterns of them.
 
     Returns:
-        Node name to reason, in the graph's order.
+        The reason by node name, in the graph's order.
 
     Raises:
-        UsageError: a pattern that no node has.
+        UsageError: a pattern matches no node.
     """
     reasons: dict[str, str] = {}
-    names = [node.name for node in model.graph.node]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(
-                f"--keep-fp32 {pattern!r} names no node (the first is {names[0]!r}). Quote the pattern, and see the "
-                "nodes with: ffnet-deploy inspect FILE"
-            )
+    check_patterns("--keep-fp32", patterns, [node.name for node in model.graph.node], "node")
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     for node in model.graph.node:
         reason = _reason(node, ranges, weights, patterns)
@@ -68,9 +62,8 @@ def _reason(
     weights: Mapping[str, onnx.TensorProto],
     patterns: Sequence[str],
 ) -> str | None:
-    for pattern in patterns:
-        if fnmatchcase(node.name, pattern):
-            return f"asked for by {pattern!r}"
+    if asked := asked_for(node.name, patterns):
+        return asked
     if node.op_type in _REDUCTIONS:
         return "a reduction: its sum may leave FP16, and loses digits"
     for name in (*node.input, *node.output):
@@ -86,27 +79,32 @@ def _magnitude(tensor: onnx.TensorProto) -> float:
 
 
 def to_fp16(model: onnx.ModelProto, keep: Mapping[str, str] | None = None, io: Io = "fp32") -> Half:
-    """A copy with weights and activations in FP16, but for the nodes in ``keep``.
+    """A copy with weights and activations in FP16, except at the nodes in ``keep``.
+
+    A Cast stands wherever a tensor passes from an FP16 node to an FP32 node or back.
 
     Args:
         model: an FP32 graph; it is not changed.
-        keep: nodes that stay FP32, with reasons; a Cast stands wherever a tensor crosses between the two.
+        keep: nodes that stay FP32, with reasons.
         io: type of the graph's inputs and outputs.
 
     Raises:
-        PrecisionError: a weight of a halved node is beyond what FP16 can hold, or the graph is not FP32.
+        PrecisionError: a weight of an FP16 node is too large for FP16, or the graph is not FP32.
     """
     kept = dict(keep or {})
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
+    half = copied(model)
     _Halving(half.graph, frozenset(kept), "half" if io == "fp16" else "float").run()
-    half = onnx.shape_inference.infer_shapes(half, strict_mode=True)
-    onnx.checker.check_model(half, full_check=True)
-    return Half(half, kept)
+    return Half(finished(half), kept)
 
 
 class _Halving:
-    """Walks a graph once, giving every floating tensor a type and inserting the Casts between types."""
+    """Changes a graph in place: decides the type of every floating-point tensor, and inserts the Casts between types.
+
+    Args:
+        graph: FP32.
+        kept: names of the nodes that stay FP32.
+        ends: type of inputs and outputs, ``half`` or ``float``.
+    """
 
     def __init__(self, graph: onnx.GraphProto, kept: frozenset[str], ends: str) -> None:
         self._graph, self._kept, self._ends = graph, kept, ends
@@ -132,26 +130,23 @@ class _Halving:
             nodes += self._cast_inputs(node, kind)
             nodes.append(node)
             for i, name in enumerate(node.output):
-                if node.op_type != "QuantizeLinear":  # its integers have one type
+                if node.op_type != "QuantizeLinear":  # its output is an integer
                     self._typed[name] = kind
                 if name in outputs and kind != self._ends:
-                    # The graph's output keeps its name; the node writes beside it.
+                    # The graph's output keeps its name, so the node's output gets another one.
                     inner = f"{name}/{_SUFFIX[kind]}"
                     node.output[i] = inner
-                    # Who reads it inside the graph reads this one.
+                    # Readers of the node's type read this tensor.
                     self._casts.add(inner)
                     nodes.append(_cast(inner, name, f"{name}/Cast", self._ends))
                     self._typed[name] = self._ends
-        del self._graph.node[:]
-        self._graph.node.extend(nodes)
+        replace_nodes(self._graph, nodes)
         others = [tensor for tensor in self._graph.initializer if tensor.name not in self._weights]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend([*others, *self._new.values()])
-        # Their types are those of FP32; shape inference finds the new ones.
-        del self._graph.value_info[:]
+        replace_initializers(self._graph, [*others, *self._new.values()])
 
     def _cast_inputs(self, node: onnx.NodeProto, kind: str) -> Iterator[onnx.NodeProto]:
-        # Beyond its data, Resize takes scales, which are always FP32, and sizes.
+        """Make a node read tensors of type ``kind``, and give the Casts that this needs."""
+        # The other inputs of a Resize keep their types: its scales are always FP32, its sizes int64.
         count = 1 if node.op_type == "Resize" else len(node.input)
         for i, name in enumerate(node.input[:count]):
             if name in self._weights:
@@ -168,6 +163,7 @@ class _Halving:
                 self._new[name] = self._weights[name]
 
     def _weight(self, name: str, kind: str) -> str:
+        """The name of a weight in type ``kind``."""
         if kind == "float":
             copy = f"{name}/fp32"
             self._new[copy] = numpy_helper.from_array(numpy_helper.to_array(self._weights[name]), copy)
@@ -177,7 +173,8 @@ class _Halving:
             largest = float(np.abs(values).max(initial=0.0))
             if largest > FP16_MAX:
                 raise PrecisionError(
-                    f"{name} holds {largest:.4g} (FP16 ends at {FP16_MAX:.0f}). Keep its node with --keep-fp32."
+                    f"{name} holds {largest:.4g} (at most {FP16_MAX:.0f} fits into FP16). "
+                    "Keep its node with --keep-fp32."
                 )
             self._new[name] = numpy_helper.from_array(values.astype(np.float16), name)
         return name
@@ -188,7 +185,7 @@ def _is_float(tensor: onnx.TensorProto) -> bool:
         return False
     if tensor.data_type != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(tensor.data_type)
-        raise PrecisionError(f"{tensor.name} is {kind} (FP32 was needed). Build from the graph that export made.")
+        raise PrecisionError(f"{tensor.name} is {kind} (FP32 was needed). Build from a graph of: ffnet-deploy export")
     return True
 
 
@@ -197,59 +194,66 @@ def _cast(source: str, target: str, name: str, kind: str) -> onnx.NodeProto:
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """An FP32 graph that computes what an FP16 graph does, on a runtime that has no FP16 kernels.
+    """An FP32 graph that computes what an FP16 graph does, for a runtime without FP16 kernels.
 
-    ONNX Runtime's CPU computes FP16 graphs in FP32 and rounds nothing in between, so an overflow stays hidden there.
-    Here operators and weights are FP32, weights hold FP16 values, and behind every node whose result is FP16 stands a
-    Cast to FP16 and back, which ONNX Runtime keeps. Sums inside an operator are FP32, as on tensor cores.
+    ONNX Runtime's CPU runs FP16 graphs in FP32 and does not round the results in between, so an overflow stays hidden.
+    In this graph operators and weights are FP32. The weights hold values that FP16 can hold. Every result that is FP16
+    in ``model`` passes through a Cast to FP16 and one back, which ONNX Runtime keeps. The sums inside an operator are
+    FP32, as on tensor cores.
 
     Args:
         model: of :func:`to_fp16`; it is not changed.
 
     Returns:
-        FP32 inputs and outputs of the same names.
+        A graph whose inputs and outputs have the same names and are FP32.
     """
-    emulated = onnx.ModelProto()
-    emulated.CopyFrom(model)
+    emulated = copied(model)
     graph = emulated.graph
     halves = {
         value.name
         for value in (*graph.input, *graph.value_info, *graph.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT16
     }
-    for i, tensor in enumerate(graph.initializer):
+    _widen(graph, halves)
+    nodes: list[onnx.NodeProto] = []
+    # What reads an FP16 input must read its rounded values.
+    inputs = {value.name: f"{value.name}/rounded" for value in graph.input if value.name in halves}
+    for name, inner in inputs.items():
+        nodes += _rounding(name, inner)
+    for node in graph.node:
+        node.input[:] = [inputs.get(name, name) for name in node.input]
+        nodes += _with_rounded_results(node, halves)
+    replace_nodes(graph, nodes)
+    return checked(emulated)
+
+
+def _widen(graph: onnx.GraphProto, halves: set[str]) -> None:
+    """Make weights, inputs and outputs FP32, and drop the inferred types."""
+    for tensor in graph.initializer:
         if tensor.data_type == TensorProto.FLOAT16:
             values = numpy_helper.to_array(tensor).astype(np.float32)
-            graph.initializer[i].CopyFrom(numpy_helper.from_array(values, tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     for value in (*graph.input, *graph.output):
         if value.name in halves:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     del graph.value_info[:]
-    nodes = list(graph.node)
-    del graph.node[:]
-    for value in graph.input:
-        if value.name in halves:
-            graph.node.extend(_rounding(value.name, f"{value.name}/rounded"))
-            for node in nodes:
-                node.input[:] = [f"{value.name}/rounded" if name == value.name else name for name in node.input]
-    for node in nodes:
-        if node.op_type == "DequantizeLinear":
-            # An INT8 convolution takes the integers: their product with the scale is never rounded.
-            graph.node.append(node)
-            continue
-        if node.op_type == "Cast":
-            # Types are all FP32 now: what is left of a Cast is its rounding, which its output's type decides below.
-            node.CopyFrom(helper.make_node("Identity", list(node.input), list(node.output), name=node.name))
-        results = [name for name in node.output if name in halves]
-        node.output[:] = [f"{name}/exact" if name in halves else name for name in node.output]
-        graph.node.append(node)
-        for name in results:
-            graph.node.extend(_rounding(f"{name}/exact", name))
-    onnx.checker.check_model(emulated, full_check=True)
-    return emulated
+
+
+def _with_rounded_results(node: onnx.NodeProto, halves: set[str]) -> list[onnx.NodeProto]:
+    """A node whose results are FP32, and behind it the Casts that round those which were FP16."""
+    if node.op_type == "DequantizeLinear":
+        # An INT8 convolution reads the integers themselves. It never rounds their product with the scale.
+        return [node]
+    if node.op_type == "Cast":
+        # All types are FP32 now, so a Cast does nothing. If its result was FP16, the rounding below remains.
+        node.CopyFrom(helper.make_node("Identity", list(node.input), list(node.output), name=node.name))
+    results = [name for name in node.output if name in halves]
+    node.output[:] = [f"{name}/exact" if name in halves else name for name in node.output]
+    return [node, *(cast for name in results for cast in _rounding(f"{name}/exact", name))]
 
 
 def _rounding(source: str, target: str) -> list[onnx.NodeProto]:
+    """A Cast to FP16 and one back."""
     return [
         _cast(source, f"{target}/half", f"{target}/ToHalf", "half"),
         _cast(f"{target}/half", target, f"{target}/ToFloat", "float"),

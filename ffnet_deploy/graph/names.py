@@ -1,4 +1,4 @@
-"""Which nodes of an exported graph a runtime's fused layers compute."""
+"""Which nodes of the exported graph each fused layer of a runtime computes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import onnx
 from ffnet_deploy.graph.facts import COMPUTE
 
 _SUFFIX = re.compile(r"_nchwc$|_token_\d+$")
-"""What ONNX Runtime appends to the name of a tensor that it keeps in blocks, and of an operator of integers."""
+"""What ONNX Runtime appends to names: of a tensor in its blocked layout, and of an integer operator."""
 
 
 def nodes_of(model: onnx.ModelProto, layers: Sequence[str]) -> list[tuple[str, ...]]:
-    """The exported nodes that each layer of an optimised graph stands for.
+    """The exported nodes that each layer of an optimised graph computes.
 
-    A fused layer is called after one of the tensors of its chain (a convolution's, or that of the activation behind
-    it), and tensors are called after nodes. So a layer that is called after an activation also computes the
-    convolution in front of it; what then belongs to no layer (a sum, an activation) was fused into the layer that
-    gives its latest input.
+    A runtime names a fused layer after a tensor of its chain: the convolution's output or the activation's. Tensors
+    have the names of their nodes. So there are two rules. A layer named after an activation also computes the
+    convolution in front of it. A node that then belongs to no layer (a sum, an activation) belongs to the layer that
+    computes the last of its inputs.
 
     Args:
-        model: as exported.
+        model: the exported graph.
         layers: names, in the order of execution.
 
     Returns:
-        For each layer names of nodes in the graph's order; empty for a layer that is in no exported graph.
+        The names of each layer's nodes, in the graph's order. A layer that no exported node accounts for has none.
     """
     by_name = {node.name: node for node in model.graph.node}
     maker = {tensor: node.name for node in model.graph.node for tensor in node.output}
@@ -57,12 +57,12 @@ def _named(node: str, layers: Sequence[str]) -> bool:
 
 
 def module_of(nodes: Sequence[str], layer: str, operators: dict[str, str]) -> str:
-    """The PyTorch module that a layer is called after: of its convolution, else of its first node.
+    """The PyTorch module of a layer: that of its first convolution or Gemm, else that of its first node.
 
     Args:
-        nodes: what the layer computes.
-        layer: its own name, for layers that are in no exported graph.
-        operators: type of every exported node, by name.
+        nodes: names of the exported nodes that the layer computes.
+        layer: its own name, which is the result if there are no nodes.
+        operators: operator of every exported node, by the node's name.
     """
     computing = [node for node in nodes if operators[node] in COMPUTE]
     first = next(iter(computing or nodes), None)

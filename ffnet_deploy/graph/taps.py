@@ -1,4 +1,4 @@
-"""Looking inside a graph: some of its tensors as outputs, a few at a time so that memory stays bounded."""
+"""A look inside a graph: its inner tensors become outputs, a few at a time so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from typing import NamedTuple
 import onnx
 from onnx import TensorProto, helper
 
+from ffnet_deploy.graph.edit import copied, drop_unused_initializers, replace_nodes
 from ffnet_deploy.graph.facts import shapes
 
-_FLOAT = 4
+_FLOAT_BYTES = 4
 
 
 class Tap(NamedTuple):
-    """One tensor of an exported graph: what a node gives."""
+    """One tensor of an exported graph: the output of a node."""
 
     node: str
-    """The node's name: the PyTorch module, ``/``, the operator, and a number from the module's second call on."""
+    """Name of the node: PyTorch module, ``/`` and operator; from the module's second call on also a number."""
     tensor: str
+    """Name of the output."""
     size: int
-    """Bytes in FP32, at batch 1 if the batch is free."""
+    """Bytes of the output in FP32; a symbolic batch counts as 1."""
     inputs: tuple[str, ...]
-    """Tensors that its node reads; weights are not among them."""
+    """Tensors that the node reads, weights apart."""
 
 
 def taps(model: onnx.ModelProto) -> list[Tap]:
-    """What the nodes of a graph give, in the graph's order."""
+    """The first output of every node, in the graph's order."""
     known = shapes(model)
     weights = {tensor.name for tensor in model.graph.initializer}
     return [
         Tap(
             node.name,
             node.output[0],
-            _FLOAT * math.prod(known[node.output[0]]),
+            _FLOAT_BYTES * math.prod(known[node.output[0]]),
             tuple(name for name in node.input if name and name not in weights),
         )
         for node in model.graph.node
@@ -42,7 +44,7 @@ def taps(model: onnx.ModelProto) -> list[Tap]:
 
 
 def grouped(items: Iterable[Tap], budget: int) -> Iterator[list[Tap]]:
-    """Runs of taps that fit ``budget`` bytes together; one that is larger than that comes alone."""
+    """Consecutive taps of at most ``budget`` bytes together; a single larger tap comes alone."""
     group: list[Tap] = []
     held = 0
     for item in items:
@@ -56,14 +58,15 @@ def grouped(items: Iterable[Tap], budget: int) -> Iterator[list[Tap]]:
 
 
 def tapped(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """A copy with the tensors ``names`` as its outputs, in place of its own, and without the nodes that they need not.
+    """A copy that gives the tensors ``names`` instead of its own outputs.
+
+    The copy has only the nodes that compute them. Its outputs have no shapes: a runtime infers them.
 
     Args:
-        model: its tensors ``names`` are FP32.
-        names: of what nodes give.
+        model: it is not changed.
+        names: outputs of its nodes, all FP32.
     """
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
+    cut = copied(model)
     graph = cut.graph
     needed = set(names)
     nodes = []
@@ -71,9 +74,8 @@ def tapped(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
         if needed.intersection(node.output):
             needed.update(node.input)
             nodes.append(node)
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
-    graph.node.extend(reversed(nodes))
-    graph.initializer.extend(weights)
+    replace_nodes(graph, reversed(nodes))
+    drop_unused_initializers(graph)
+    del graph.output[:], graph.value_info[:]
     graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
     return cut

@@ -1,19 +1,94 @@
-"""What else the machine does while something is measured, and what its clocks and its GPU do meanwhile."""
+"""What the machine does while something is measured: other processes' work, its clocks, its GPU."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ffnet_deploy import machine
+from ffnet_deploy.artifacts.values import Finite
 from ffnet_deploy.machine import nvml
+from ffnet_deploy.machine.nvml import Gpu, GpuFacts, GpuSample
+from ffnet_deploy.machine.processor import megahertz
 
 _EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How far a figure went while it was watched."""
+
+    min: Finite
+    mean: Finite
+    max: Finite
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Extent | None:
+        """Of the values that are known; None if none is."""
+        known = [value for value in values if value is not None]
+        return cls(min(known), sum(known) / len(known), max(known)) if known else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuLoad(GpuFacts):
+    """A GPU, and what it did while it was watched; None for what the driver does not tell."""
+
+    sm_mhz: Extent | None
+    """Clock of its processors."""
+    memory_mhz: Extent | None
+    power_w: Extent | None
+    temperature_c: Extent | None
+    used_bytes: Extent | None
+    """Memory that all processes used on it."""
+    throttle_reasons: tuple[str, ...]
+    """Everything that kept its clocks below their maximum at any time, sorted."""
+
+    @classmethod
+    def of(cls, gpu: Gpu, samples: Sequence[GpuSample]) -> GpuLoad:
+        """Sum up the samples of a GPU."""
+        return cls(
+            **asdict(gpu.describe()),
+            sm_mhz=Extent.of(sample.sm_mhz for sample in samples),
+            memory_mhz=Extent.of(sample.memory_mhz for sample in samples),
+            power_w=Extent.of(sample.power_w for sample in samples),
+            temperature_c=Extent.of(sample.temperature_c for sample in samples),
+            used_bytes=Extent.of(sample.used_bytes for sample in samples),
+            throttle_reasons=tuple(sorted(_reasons(samples))),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "throttle_reasons": list(self.throttle_reasons)}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the machine did just before a measurement and during it."""
+
+    other_work_before: Finite
+    """Share of all cores that other processes took just before, 0..1."""
+    other_work: Finite
+    """The same during the measurement: the mean."""
+    most_other_work: Finite
+    """The same: the largest share in half a second."""
+    mhz: Extent | None
+    """The cores' mean clock; None where the system does not tell."""
+    gpu: GpuLoad | None
+    """None if the CPU did the work, or where NVML has no such GPU."""
+
+    @property
+    def throttled(self) -> tuple[str, ...]:
+        """What slowed the GPU down at any time, sorted."""
+        return _troubles(self.gpu.throttle_reasons if self.gpu else ())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "gpu": self.gpu and self.gpu.to_json()}
 
 
 def other_work(seconds: float = 0.5) -> float:
@@ -27,16 +102,20 @@ def other_work(seconds: float = 0.5) -> float:
 
 
 class Watch:
-    """Samples the machine in the background; leave it, then read ``to_json``."""
+    """Samples the machine in the background while its block runs; ask for ``found`` after it."""
 
     def __init__(self, device: int | None = None) -> None:
-        """Prepare; ``device`` is a CUDA device, None for the CPU."""
+        """Prepare.
+
+        Args:
+            device: a CUDA device that is to be watched too; None for the CPU alone.
+        """
         self._gpu = nvml.find(device)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._others: list[float] = []
         self._clocks: list[float] = []
-        self._gpu_samples: list[dict[str, Any]] = []
+        self._gpu_samples: list[GpuSample] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -45,6 +124,20 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
+
+    def found(self, before: float) -> Load:
+        """All that was seen.
+
+        Args:
+            before: what ``other_work`` told just before.
+        """
+        return Load(
+            other_work_before=before,
+            other_work=self.others,
+            most_other_work=self.most_others,
+            mhz=Extent.of(self._clocks),
+            gpu=None if self._gpu is None else GpuLoad.of(self._gpu, self._gpu_samples),
+        )
 
     @property
     def others(self) -> float:
@@ -58,50 +151,37 @@ class Watch:
 
     @property
     def throttled(self) -> list[str]:
-        """What slowed the GPU down at any time."""
-        seen = {reason for sample in self._gpu_samples for reason in sample["throttle_reasons"]}
-        return sorted(seen - set(nvml.HARMLESS))
+        """What slowed the GPU down at any time, sorted."""
+        return list(_troubles(_reasons(self._gpu_samples)))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "other_work": self.others,
-            "most_other_work": self.most_others,
-            "mhz": _extent(self._clocks),
-            "gpu": self._gpu_json(),
-        }
-
-    def _gpu_json(self) -> dict[str, Any] | None:
-        if self._gpu is None:
-            return None
-        names = ("sm_mhz", "memory_mhz", "power_w", "temperature_c", "used_bytes")
-        columns = {name: [s[name] for s in self._gpu_samples if s[name] is not None] for name in names}
-        return {
-            **self._gpu.describe(),
-            **{name: _extent(values) for name, values in columns.items()},
-            "throttle_reasons": sorted({r for s in self._gpu_samples for r in s["throttle_reasons"]}),
-        }
+        """What ``found`` tells, as plain JSON values and without the time before."""
+        found = self.found(0.0).to_json()
+        del found["other_work_before"]
+        return found
 
     def _watch(self) -> None:
         before, ours = _busy_and_total(), _our_ticks()
         while not self._stop.wait(_EVERY_S):
             after, now = _busy_and_total(), _our_ticks()
             if before and after and after[1] > before[1]:
-                # A process that ends while its tree is read may be missed: its ticks come with the next sample.
+                # The reading may miss a process that ends meanwhile. The next sample then has its ticks.
                 own = max(0, now - ours)
                 self._others.append(max(0.0, (after[0] - before[0] - own) / (after[1] - before[1])))
             before, ours = after, now
-            clock = machine.megahertz()
+            clock = megahertz()
             if clock is not None:
                 self._clocks.append(clock)
             if self._gpu:
                 self._gpu_samples.append(self._gpu.sample())
 
 
-def _extent(values: Sequence[float]) -> dict[str, float] | None:
-    if not values:
-        return None
-    return {"min": min(values), "mean": sum(values) / len(values), "max": max(values)}
+def _reasons(samples: Iterable[GpuSample]) -> set[str]:
+    return {reason for sample in samples for reason in sample.throttle_reasons}
+
+
+def _troubles(reasons: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(reasons) - set(nvml.HARMLESS)))
 
 
 def _busy_and_total() -> tuple[int, int] | None:
@@ -109,12 +189,12 @@ def _busy_and_total() -> tuple[int, int] | None:
         ticks = [int(word) for word in Path("/proc/stat").read_text("utf-8").split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):
         return None
-    idle = ticks[3] + ticks[4]  # waiting for a disk is no work
+    idle = ticks[3] + ticks[4]  # Waiting for a disk is no work.
     return sum(ticks) - idle, sum(ticks)
 
 
 def _our_ticks() -> int:
-    """Processor time of this process and of all that go back to it, those included that ended and were waited for."""
+    """Processor time of this process and all its descendants; of those that ended, if something waited for them."""
     found = 0
     waiting = [os.getpid()]
     while waiting:
@@ -125,8 +205,8 @@ def _our_ticks() -> int:
             for children in process.glob("task/*/children"):
                 waiting += map(int, children.read_text("utf-8").split())
         except (OSError, ValueError):
-            # It ended meanwhile.
+            # The process ended meanwhile.
             continue
-        # Its own in user and system mode, and the same of its children that ended.
+        # Its own time in user and system mode, and that of its children that ended.
         found += sum(map(int, fields[11:15]))
     return found

@@ -1,14 +1,17 @@
-"""A GPU's state as NVIDIA's management library tells it: names, clocks, power, temperature, what slows it down.
+"""A GPU's state as NVIDIA's management library (NVML) tells it: name, clocks, power, temperature, memory.
 
-Written against NVML's documented C interface and not run yet: see docs/design.md. No package is needed, only the
-driver's ``libnvidia-ml.so.1``.
+The package ``nvidia-ml-py`` of the extra ``gpu`` reaches the library. Nothing here fails for want of the package, the
+library, a GPU or a newer driver: a figure that the driver does not tell is None, and all others are still there.
 """
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
+
+from ffnet_deploy.artifacts.values import Finite
 
 _REASONS = {
     0x1: "idle",
@@ -20,81 +23,127 @@ _REASONS = {
     0x40: "hardware thermal slow-down",
     0x80: "hardware power brake",
     0x100: "display clocks",
+    0x200: "board limit",
+    0x400: "reliability",
 }
-"""nvmlClocksThrottleReason*: bits of what keeps clocks below their maximum."""
+"""Bits of what keeps clocks below their maximum: nvmlClocksEventReason*, in older drivers nvmlClocksThrottleReason*."""
 HARMLESS = ("idle", "application clocks", "display clocks")
-"""What is no sign of trouble; the rest is: the GPU was slower than it can be."""
+"""Reasons that are no sign of trouble. Any other one made the GPU slower than it can be."""
+# NVML's numbers of a clock's domain and of a temperature's sensor.
 _SM, _MEMORY = 1, 2
+_ON_DIE = 0
+# A new name and the old one: CUDA 14 drops the old ones, and an old driver or package has no new ones.
+_TEMPERATURE = ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature")
+_SLOWED_BY = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
 
 
-class _Memory(ctypes.Structure):
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+class Nvml(Protocol):
+    """The module ``pynvml``, or a stand-in. Its functions are looked up by name, since each one may be absent."""
+
+    NVMLError: type[Exception]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFacts:
+    """What does not change while a GPU works; None for what the driver does not tell."""
+
+    name: str | None
+    """Its product name."""
+    uuid: str | None
+    driver: str | None
+    """The driver's version."""
+    most_sm_mhz: int | None
+    """The highest clock of its processors."""
+    most_memory_mhz: int | None
+    power_limit_w: Finite | None
+    memory_bytes: int | None
+    """All its memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """What changes while a GPU works, at one moment; None for what the driver does not tell."""
+
+    sm_mhz: int | None
+    memory_mhz: int | None
+    power_w: float | None
+    temperature_c: int | None
+    throttle_reasons: tuple[str, ...]
+    """What keeps its clocks below their maximum; empty if nothing does, or if the driver does not tell."""
+    used_bytes: int | None
+    """Memory that all processes use on it."""
 
 
 class Gpu:
-    """One GPU; what the driver does not tell is None."""
+    """One GPU."""
 
-    def __init__(self, library: ctypes.CDLL, handle: ctypes.c_void_p) -> None:
-        self._library, self._handle = library, handle
+    def __init__(self, nvml: Nvml, handle: object) -> None:
+        """Keep what NVML is asked with.
 
-    def describe(self) -> dict[str, Any]:
-        """What does not change: name, identity, driver, limits."""
-        return {
-            "name": self._string("nvmlDeviceGetName"),
-            "uuid": self._string("nvmlDeviceGetUUID"),
-            "driver": _driver(self._library),
-            "most_sm_mhz": self._number("nvmlDeviceGetMaxClockInfo", _SM),
-            "most_memory_mhz": self._number("nvmlDeviceGetMaxClockInfo", _MEMORY),
-            "power_limit_w": _thousandth(self._number("nvmlDeviceGetEnforcedPowerLimit")),
-            "memory_bytes": self._memory("total"),
-        }
+        Args:
+            nvml: the initialised library.
+            handle: its handle of the GPU.
+        """
+        self._nvml, self._handle = nvml, handle
 
-    def sample(self) -> dict[str, Any]:
-        """What changes while it works."""
-        reasons = self._number("nvmlDeviceGetCurrentClocksThrottleReasons", kind=ctypes.c_ulonglong)
-        return {
-            "sm_mhz": self._number("nvmlDeviceGetClockInfo", _SM),
-            "memory_mhz": self._number("nvmlDeviceGetClockInfo", _MEMORY),
-            "power_w": _thousandth(self._number("nvmlDeviceGetPowerUsage")),
-            "temperature_c": self._number("nvmlDeviceGetTemperature", 0),
-            "throttle_reasons": throttle_reasons(reasons or 0),
-            "used_bytes": self.used_bytes(),
-        }
+    def describe(self) -> GpuFacts:
+        """Ask for what does not change."""
+        return GpuFacts(
+            name=self._text("nvmlDeviceGetName"),
+            uuid=self._text("nvmlDeviceGetUUID"),
+            driver=_ask(self._nvml, "nvmlSystemGetDriverVersion"),
+            most_sm_mhz=self._number("nvmlDeviceGetMaxClockInfo", _SM),
+            most_memory_mhz=self._number("nvmlDeviceGetMaxClockInfo", _MEMORY),
+            power_limit_w=_thousandth(self._number("nvmlDeviceGetEnforcedPowerLimit")),
+            memory_bytes=self._memory("total"),
+        )
+
+    def sample(self) -> GpuSample:
+        """Ask for what changes."""
+        return GpuSample(
+            sm_mhz=self._number("nvmlDeviceGetClockInfo", _SM),
+            memory_mhz=self._number("nvmlDeviceGetClockInfo", _MEMORY),
+            power_w=_thousandth(self._number("nvmlDeviceGetPowerUsage")),
+            temperature_c=self._newer(_TEMPERATURE, _ON_DIE),
+            throttle_reasons=throttle_reasons(self._newer(_SLOWED_BY) or 0),
+            used_bytes=self.used_bytes(),
+        )
 
     def used_bytes(self) -> int | None:
         """Memory that all processes use on it."""
         return self._memory("used")
 
     def _memory(self, field: str) -> int | None:
-        value = _Memory()
-        failed = self._library.nvmlDeviceGetMemoryInfo(self._handle, ctypes.byref(value))
-        return None if failed else int(getattr(value, field))
+        found = _ask(self._nvml, "nvmlDeviceGetMemoryInfo", self._handle)
+        return None if found is None else int(getattr(found, field))
 
-    def _number(self, function: str, *args: int, kind: Any = ctypes.c_uint) -> int | None:  # noqa: ANN401
-        value = kind(0)
-        failed = getattr(self._library, function)(self._handle, *map(ctypes.c_uint, args), ctypes.byref(value))
-        return None if failed else int(value.value)
+    def _text(self, function: str) -> str | None:
+        found = _ask(self._nvml, function, self._handle)
+        return None if found is None else str(found)
 
-    def _string(self, function: str) -> str | None:
-        text = ctypes.create_string_buffer(96)
-        failed = getattr(self._library, function)(self._handle, text, ctypes.c_uint(len(text)))
-        return None if failed else text.value.decode()
+    def _number(self, function: str, *args: int) -> int | None:
+        found = _ask(self._nvml, function, self._handle, *args)
+        return None if found is None else int(found)
+
+    def _newer(self, functions: tuple[str, ...], *args: int) -> int | None:
+        """The number that the first function tells, of those that the driver and the package have."""
+        found = (self._number(function, *args) for function in functions)
+        return next((number for number in found if number is not None), None)
 
 
-def throttle_reasons(bits: int) -> list[str]:
+def throttle_reasons(bits: int) -> tuple[str, ...]:
     """Names of the bits that are set."""
-    return [name for bit, name in _REASONS.items() if bits & bit]
+    return tuple(name for bit, name in _REASONS.items() if bits & bit)
 
 
 def find(device: int | None) -> Gpu | None:
-    """The GPU that CUDA calls ``device``; None for the CPU, or where the driver has no such library."""
-    library = _library()
-    address = None if device is None or library is None else _bus_address(device)
-    if library is None or address is None:
+    """The GPU that CUDA calls ``device``; None for the CPU, and where NVML or CUDA has no such GPU."""
+    nvml = None if device is None else _library()
+    address = None if device is None or nvml is None else _bus_address(device)
+    if nvml is None or address is None:
         return None
-    handle = ctypes.c_void_p()
-    failed = library.nvmlDeviceGetHandleByPciBusId_v2(address, ctypes.byref(handle))
-    return None if failed else Gpu(library, handle)
+    handle = _ask(nvml, "nvmlDeviceGetHandleByPciBusId", address)
+    return None if handle is None else Gpu(nvml, handle)
 
 
 def used_bytes(device: int | None) -> int | None:
@@ -104,16 +153,33 @@ def used_bytes(device: int | None) -> int | None:
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def _library() -> Nvml | None:
+    """NVML, ready for questions; None without the package, the library, or a driver that answers."""
     try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
+        import pynvml
+    except ImportError:
         return None
-    return None if library.nvmlInit_v2() else library
+    library: Nvml = pynvml
+    try:
+        pynvml.nvmlInit()
+    except library.NVMLError:
+        return None
+    return library
+
+
+def _ask(nvml: Nvml, function: str, *args: object) -> Any:  # noqa: ANN401 - pynvml has no types
+    """What a function of NVML returns; None if the package or the driver lacks it, or cannot tell."""
+    asked = getattr(nvml, function, None)
+    if asked is None:
+        return None
+    try:
+        return asked(*args)
+    except (nvml.NVMLError, UnicodeDecodeError):
+        return None
 
 
 def _bus_address(device: int) -> bytes | None:
-    """CUDA may number GPUs otherwise than NVML, and hide some: the address on the bus is common to both."""
+    """A GPU's address on the bus, which CUDA and NVML share: their numbers may differ, and CUDA may hide GPUs."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -122,11 +188,6 @@ def _bus_address(device: int) -> bytes | None:
     if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(number), device):
         return None
     return None if driver.cuDeviceGetPCIBusId(text, len(text), number) else text.value
-
-
-def _driver(library: ctypes.CDLL) -> str | None:
-    text = ctypes.create_string_buffer(96)
-    return None if library.nvmlSystemGetDriverVersion(text, ctypes.c_uint(len(text))) else text.value.decode()
 
 
 def _thousandth(value: int | None) -> float | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 
-from ffnet_deploy import runtimes
+from ffnet_deploy.machine.devices import visible_gpus
+from ffnet_deploy.runtimes.rung import reason_not_here
 
 _PACKAGES = {
     "torch": ("torch", "pip install torch==2.13.0"),
@@ -17,6 +18,7 @@ _PACKAGES = {
     "tensorrt_rtx": ("tensorrt-rtx", "pip install tensorrt-rtx"),
     "polygraphy": ("polygraphy", "pip install polygraphy"),
     "tensorrt": ("tensorrt", "pip install 'ffnet-deploy[gpu]'"),
+    "pynvml": ("nvidia-ml-py", "pip install nvidia-ml-py (for clocks and memory of GPUs in benchmarks)"),
     "pycuda": ("pycuda", "pip install pycuda (needs a CUDA toolkit; torch serves without it)"),
 }
 
@@ -69,7 +71,7 @@ def _providers() -> Finding:
 
 
 def _driver() -> Finding:
-    count = runtimes.visible_gpus()
+    count = visible_gpus()
     if count:
         return Finding("NVIDIA driver", f"shows {count} GPU{'s' if count > 1 else ''}")
     return Finding("NVIDIA driver", "shows no GPU", "install NVIDIA's driver, or run on the machine with the GPU")
@@ -82,9 +84,9 @@ def _abilities() -> list[Finding]:
     for runtime, module in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx"), ("onnxruntime", "onnxruntime")):
         absent = find_spec(module) is None
         reason = _PACKAGES[module][1] if absent else ""
-        if runtime == "tensorrt" and not absent and not runtimes.visible_gpus():
+        if runtime == "tensorrt" and not absent and not visible_gpus():
             absent, reason = True, "TensorRT builds on the machine with the GPU only"
         rows.append(Finding(f"build --runtime {runtime}", "no" if absent else "yes", reason))
-        stop = runtimes.reason_not_here(runtime)
+        stop = reason_not_here(runtime)
         rows.append(Finding(f"bench, eval: {runtime}", "no" if stop else "yes", stop or ""))
     return rows

@@ -5,24 +5,35 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ffnet_deploy import artifacts, runtimes
-from ffnet_deploy.artifacts import Record, Variant, Workspace
+from ffnet_deploy.artifacts.records import GraphRecord, WeightsRecord, keep, load_record, record_path, stamp
+from ffnet_deploy.artifacts.replay import exported_name
+from ffnet_deploy.artifacts.values import (
+    DEFAULT_OPSET,
+    GraphFindings,
+    GraphOptions,
+    Shape,
+    SourceWeights,
+    Verification,
+)
+from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.errors import UsageError, WeightsError
-from ffnet_deploy.pipeline.current import Progress, quiet, street_feeds
+from ffnet_deploy.machine.devices import default_threads
 from ffnet_deploy.pipeline.zoo import fetch_weights
+from ffnet_deploy.progress import Progress, quiet
+from ffnet_deploy.synthetic.feeds import street_feeds
 from ffnet_deploy.zoo import specs
 from ffnet_deploy.zoo.specs import ModelSpec
 
 if TYPE_CHECKING:
     import onnx
 
-    from ffnet_deploy.zoo.weights import Loaded
+    from ffnet_deploy.zoo.weights import LoadedWeights
 
 RANDOM = "random"
 OFF_CONTRACT = "off contract"
-BILINEAR = "bilinear up-sampling in place of nearest"
+BILINEAR = "bilinear upsampling in place of nearest"
 MIN_SIDE = 64
 OPSETS = range(18, 24)
 _VERIFY_IMAGES = 2
@@ -37,7 +48,7 @@ class ExportOptions:
     """None is the contract's size."""
     allow_size: bool = False
     batch: int = 1
-    opset: int = 20
+    opset: int = DEFAULT_OPSET
     weights: Path | str | None = None
     """A file, ``random``, or None for the published place."""
     offline: bool = False
@@ -45,7 +56,7 @@ class ExportOptions:
     dynamic_batch: bool = False
     """Any batch; ``batch`` must be 1."""
     upsampling: str | None = None
-    """``bilinear`` for a mobile model: the authors' advice for desktop GPUs, ideally re-trained."""
+    """``bilinear`` for a mobile model: the authors advise it for desktop GPUs, ideally with retraining."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +64,12 @@ class Exported:
     """A verified graph, and what the user should know of it."""
 
     path: Path
-    record: Record
+    record: GraphRecord
     notes: tuple[str, ...]
 
 
 def export(workspace: Workspace, name: str, options: ExportOptions, progress: Progress = quiet) -> Exported:
-    """From a name to a verified ONNX graph and its record.
+    """Export a model to ONNX, verify it against PyTorch, and keep it with its record.
 
     Raises:
         UnknownModelError, UsageError: no such model, one that is not for deployment, or options that do not fit.
@@ -66,69 +77,57 @@ def export(workspace: Workspace, name: str, options: ExportOptions, progress: Pr
         ExportError, VerificationError: the exporter failed, or its graph computes something else; no file is kept.
         ArtifactError: the workspace cannot be written.
     """
-    height, width = _checked_options(specs.find(name), options)
+    asked = _checked_options(specs.find(name), options)
     spec = specs.changed(name, options.upsampling)
     started = time.monotonic()
-    path = _output(workspace, workspace.graph(_variant(spec, (height, width), options).stem), options.output)
+    path = _output(workspace, workspace.path_of(exported_name(name, asked)), options.output)
     file = _weights_file(workspace, spec, options, progress)
 
     progress("loading weights", 0, None)
     loaded = _load(workspace, spec, file)
-    off = (OFF_CONTRACT,) if (height, width) != spec.input_hw else ()
-    changed = (BILINEAR,) if options.upsampling else ()
-    marks = (*loaded.marks, *_marks_beside(file), *changed, *off)
+    marks = (*loaded.marks, *_marks_beside(file), *_marks_of(asked))
 
     progress("exporting", 0, None)
-    shape = (options.batch, 3, height, width)
-    graph = _exported(loaded, spec, shape, options, ", ".join(marks))
+    graph = _exported(loaded, spec, asked, ", ".join(marks))
     data = graph.SerializeToString(deterministic=True)
 
     progress("verifying against PyTorch", 0, None)
     # A graph for any batch is verified at two of them, or a size that fixes the batch would go unseen.
     batches = (1, 3) if options.dynamic_batch else (options.batch,)
-    checks = [_verify(loaded, data, (batch, 3, height, width)) for batch in batches]
-    found = {"verification": checks[-1], "operators": _operators(graph)}
-    record = artifacts.keep(
+    checks = [_verify(loaded, data, (batch, *asked.shape[1:])) for batch in batches]
+    named = options.weights is not None
+    record = keep(
         path,
         data,
-        lambda sha256, size: Record(
-            kind="graph",
+        lambda sha256, size: GraphRecord(
             model=name,
             precision="fp32",
-            sha256=sha256,
-            size=size,
-            sources={"weights": {"file": _relative(workspace, file), "sha256": loaded.sha256}},
-            options={
-                "command": _command(spec, (height, width), options),
-                "shape": list(shape),
-                "opset": options.opset,
-                "contract": list(spec.input_hw),
-                "dynamic_batch": options.dynamic_batch,
-                "upsampling": spec.upsampling,
-            },
-            found=found,
+            file=stamp(sha256, size, started, _TOOLS),
             marks=marks,
-            seconds=round(time.monotonic() - started, 3),
-            tools=artifacts.tool_versions(*_TOOLS),
-            created=artifacts.now(),
+            options=asked,
+            weights=SourceWeights(None if file is None else workspace.shown(file), loaded.sha256, named),
+            found=GraphFindings(verification=checks[-1], operators=_operators(graph)),
         ),
     )
     return Exported(path, record, loaded.notes)
 
 
-def _exported(
-    loaded: Loaded, spec: ModelSpec, shape: tuple[int, int, int, int], options: ExportOptions, marks: str
-) -> onnx.ModelProto:
+def _marks_of(asked: GraphOptions) -> tuple[str, ...]:
+    changed = (BILINEAR,) if asked.upsampling else ()
+    return (*changed, *((OFF_CONTRACT,) if asked.shape[2:] != asked.contract else ()))
+
+
+def _exported(loaded: LoadedWeights, spec: ModelSpec, asked: GraphOptions, marks: str) -> onnx.ModelProto:
     from ffnet_deploy.graph.batch import with_dynamic_batch
-    from ffnet_deploy.graph.export import export as export_graph
+    from ffnet_deploy.graph.from_torch import export as export_graph
 
     metadata = {"model": spec.name, "weights_sha256": loaded.sha256, "marks": marks}
-    graph = export_graph(loaded.module, spec, shape, opset=options.opset, metadata=metadata)
-    return with_dynamic_batch(graph) if options.dynamic_batch else graph
+    graph = export_graph(loaded.module, spec, asked.shape, opset=asked.opset, metadata=metadata)
+    return with_dynamic_batch(graph) if asked.dynamic_batch else graph
 
 
-def _checked_options(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]:
-    """The input size to export at."""
+def _checked_options(spec: ModelSpec, options: ExportOptions) -> GraphOptions:
+    """What the graph is to be."""
     if spec.train:
         trained = f"{spec.name.removesuffix('_train')}"
         near = trained if trained in specs.SPECS else specs.nearest(trained, 1)[0]
@@ -141,11 +140,23 @@ def _checked_options(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]
     if options.dynamic_batch and options.batch != 1:
         raise UsageError("--dynamic-batch takes any batch, so --batch means nothing beside it. Leave one of them out.")
     if options.upsampling and spec.upsampling == "bilinear":
-        raise UsageError(f"{spec.name} up-samples bilinearly as published. Leave --upsampling out.")
+        raise UsageError(f"{spec.name} upsamples bilinearly as published. Leave --upsampling out.")
     if options.opset not in OPSETS:
         raise UsageError(
-            f"--opset {options.opset} is not supported ({OPSETS[0]} to {OPSETS[-1]} were needed). Leave it out for 20."
+            f"--opset {options.opset} is not supported ({OPSETS[0]} to {OPSETS[-1]} were needed). "
+            f"Leave it out for {DEFAULT_OPSET}."
         )
+    height, width = _checked_size(spec, options)
+    return GraphOptions(
+        shape=(options.batch, 3, height, width),
+        opset=options.opset,
+        contract=spec.input_hw,
+        dynamic_batch=options.dynamic_batch,
+        upsampling="bilinear" if options.upsampling else None,
+    )
+
+
+def _checked_size(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]:
     height, width = options.hw or spec.input_hw
     if (height, width) != spec.input_hw and not options.allow_size:
         raise UsageError(_wrong_size(spec, height, width))
@@ -167,22 +178,6 @@ def _output(workspace: Workspace, usual: Path, wanted: Path | None) -> Path:
     return wanted
 
 
-def _command(spec: ModelSpec, hw: tuple[int, int], options: ExportOptions) -> str:
-    """The command line that makes this graph again."""
-    parts = [f"ffnet-deploy export {spec.name}"]
-    if options.weights is not None:
-        parts.append(f"--weights {options.weights}")
-    if hw != spec.input_hw:
-        parts.append(f"--height {hw[0]} --width {hw[1]} --allow-size")
-    if options.batch != 1:
-        parts.append(f"--batch {options.batch}")
-    if options.dynamic_batch:
-        parts.append("--dynamic-batch")
-    if options.upsampling:
-        parts.append(f"--upsampling {options.upsampling}")
-    return " ".join(parts)
-
-
 def _wrong_size(spec: ModelSpec, height: int, width: int) -> str:
     contract = f"{spec.input_hw[0]}x{spec.input_hw[1]}"
     if spec.pre_down and (height, width) == (512, 1024):
@@ -198,11 +193,6 @@ def _wrong_size(spec: ModelSpec, height: int, width: int) -> str:
     )
 
 
-def _variant(spec: ModelSpec, hw: tuple[int, int], options: ExportOptions) -> Variant:
-    batch = None if options.dynamic_batch else options.batch
-    return Variant(spec.name, None if hw == spec.input_hw else hw, batch, options.upsampling)
-
-
 def _weights_file(workspace: Workspace, spec: ModelSpec, options: ExportOptions, progress: Progress) -> Path | None:
     """The weight file to load, fetched if need be; None for random weights."""
     if options.weights == RANDOM:
@@ -212,16 +202,16 @@ def _weights_file(workspace: Workspace, spec: ModelSpec, options: ExportOptions,
     file = workspace.weights / spec.weights_file
     if not file.is_file() and options.offline:
         raise WeightsError(
-            f"{file} does not exist and --offline forbids to fetch it. Run: ffnet-deploy weights fetch {spec.name}, "
-            "name a file with --weights FILE, or use --weights random for latency work."
+            f"{file} does not exist, and --offline forbids downloading it. Name a file with --weights FILE, use "
+            f"--weights random for latency work, or run: {workspace.run('weights', 'fetch', spec.name)}"
         )
     if not file.is_file():
         try:
             fetch_weights(workspace, [spec.name], progress=progress)
         except WeightsError as error:
             raise WeightsError(
-                f"{str(error).rstrip('.')} (--from is of: ffnet-deploy weights fetch {spec.name}). Or name a file with "
-                "--weights FILE; for latency work alone: --weights random"
+                f"{error} Or name a file with --weights FILE; for latency work, use --weights random. To use a mirror, "
+                f"run: {workspace.run('weights', 'fetch', spec.name, '--from', 'URL')}"
             ) from error
     if not file.is_file():
         raise WeightsError(
@@ -230,7 +220,7 @@ def _weights_file(workspace: Workspace, spec: ModelSpec, options: ExportOptions,
     return file
 
 
-def _load(workspace: Workspace, spec: ModelSpec, file: Path | None) -> Loaded:
+def _load(workspace: Workspace, spec: ModelSpec, file: Path | None) -> LoadedWeights:
     from ffnet_deploy.zoo.checksums import check_recorded
     from ffnet_deploy.zoo.weights import load, load_random
 
@@ -243,32 +233,24 @@ def _load(workspace: Workspace, spec: ModelSpec, file: Path | None) -> Loaded:
 
 
 def _marks_beside(file: Path | None) -> tuple[str, ...]:
-    """What the record beside a weight file, where there is one, says that everything made from it must say."""
-    if file is None or not artifacts.record_path(file).exists():
+    """Marks in the record beside a weight file, if there is one; everything made from it carries them."""
+    if file is None or not record_path(file).exists():
         return ()
-    return tuple(artifacts.load_record(file, remedy="the command that made these weights").marks)
+    return load_record(file, WeightsRecord, remedy="the command that made these weights").marks
 
 
-def _relative(workspace: Workspace, file: Path | None) -> str | None:
-    if file is None:
-        return None
-    absolute = file.resolve()
-    root = workspace.root.resolve()
-    return str(absolute.relative_to(root)) if absolute.is_relative_to(root) else str(absolute)
-
-
-def _verify(loaded: Loaded, graph: bytes, shape: tuple[int, int, int, int]) -> dict[str, Any]:
+def _verify(loaded: LoadedWeights, graph: bytes, shape: Shape) -> Verification:
     from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
     from ffnet_deploy.runtimes.pytorch import PyTorchRunner
-    from ffnet_deploy.verify import Tolerance, verify
+    from ffnet_deploy.verify.agreement import Tolerance, verified
 
-    threads = runtimes.default_threads()
+    threads = default_threads()
     feeds = street_feeds(shape, _VERIFY_IMAGES)
     with (
         PyTorchRunner(loaded.module, shape, threads=threads) as reference,
         OnnxRuntimeRunner(graph, threads=threads, spinning=False) as other,
     ):
-        return verify(reference, other, feeds, Tolerance()).to_json()
+        return verified(reference, other, feeds, Tolerance())
 
 
 def _operators(graph: onnx.ModelProto) -> dict[str, int]:

@@ -1,16 +1,58 @@
-"""What a file is: a graph, an engine, a weight file, a calibration; what made it, and whether it is current."""
+"""What a file is: a graph, an engine, a weight file, a calibration; how it was made, and whether it is current."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ffnet_deploy import artifacts
-from ffnet_deploy.artifacts import Record, Workspace
+from ffnet_deploy.artifacts.records import (
+    RECORD_SCHEMA,
+    AnyRecord,
+    EngineRecord,
+    GraphRecord,
+    WeightsRecord,
+    check_file,
+    now,
+    read_record,
+    record_path,
+)
+from ffnet_deploy.artifacts.replay import again
+from ffnet_deploy.artifacts.values import SourceFile
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.artifacts.writing import sha256_of
+from ffnet_deploy.calibration.methods import METHODS, Method
+from ffnet_deploy.calibration.record import CalibratedImages, ranges_changed, read_calibration
 from ffnet_deploy.errors import ArtifactError, FFNetDeployError
-from ffnet_deploy.graph.methods import METHODS
-from ffnet_deploy.pipeline.calibrate import ranges_changed, read_calibration
+
+if TYPE_CHECKING:
+    from ffnet_deploy.graph.facts import GraphFacts
+
+_UNKNOWN = "as far as can be known: {} is not there"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFacts:
+    """What is in a weight file."""
+
+    sha256: str
+    tensors: int
+    values: int
+    """Numbers in all tensors together."""
+    types: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationFacts:
+    """What is in a calibration, its ranges apart."""
+
+    model: str
+    graph: str
+    images: CalibratedImages
+    method: Method
+    percentile: float
+    marks: tuple[str, ...]
+    ranges: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +65,23 @@ class Inspection:
     size: int
     current: str
     """``yes``, or why not."""
-    facts: dict[str, Any]
-    """What is in the file itself."""
-    record: Record | None
+    facts: GraphFacts | WeightsFacts | CalibrationFacts | None
+    """What is in the file itself; None for an engine, which only its runtime can read."""
+    record: AnyRecord | None
+    created: str = field(default_factory=now)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "schema": artifacts.SCHEMA,
+            "schema": RECORD_SCHEMA,
             "command": "inspect",
+            "created": self.created,
             "file": str(self.path),
             "kind": self.kind,
             "bytes": self.size,
             "current": self.current,
-            "facts": self.facts,
-            "record": self.record.to_json() if self.record else None,
+            "facts": asdict(self.facts) if self.facts else None,
+            "record": asdict(self.record) if self.record else None,
             "error": None,
         }
 
@@ -51,97 +95,105 @@ def inspect(workspace: Workspace, path: Path) -> Inspection:
     """
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist (a file was needed). Name a graph, an engine or a weight file.")
-    record, current = _record(workspace, path)
     size = path.stat().st_size
+    if path.suffix == ".json" and path.parent.name == "calibration":
+        return _calibration(workspace, path)
+    record, current = _record(workspace, path)
     if path.suffix == ".pth":
         return Inspection(path, "weights", size, current, _weights_facts(path), record)
-    if path.suffix == ".json" and path.parent.name == "calibration":
-        return Inspection(path, "calibration", size, *_calibration(workspace, path), None)
     if path.suffix == ".onnx":
         kind = record.kind if record else "graph"
         return Inspection(path, kind, size, current, _graph_facts(path), record)
-    if record is not None and record.kind == "engine":
-        return Inspection(path, "engine", size, current, {}, record)
-    if artifacts.record_path(path).exists():
-        # Damaged: what is wrong stands in `current`.
-        return Inspection(path, "engine", size, current, {}, None)
+    if isinstance(record, EngineRecord) or record_path(path).exists():
+        # A damaged record: what is wrong stands in `current`.
+        return Inspection(path, "engine", size, current, None, record)
     raise ArtifactError(
         f"{path} is neither a graph, an engine with its record, nor a weight file. Name one that ffnet-deploy made, "
         "or a .onnx or .pth file."
     )
 
 
-def _record(workspace: Workspace, path: Path) -> tuple[Record | None, str]:
+def _record(workspace: Workspace, path: Path) -> tuple[AnyRecord | None, str]:
     """The record beside a file, and whether both are as they should be."""
-    if not artifacts.record_path(path).exists():
+    if not record_path(path).exists():
         return None, "not known: it has no record"
     try:
-        record = artifacts.load_record(path, remedy="the command that makes it")
+        record = read_record(path, remedy="the command that makes it")
+        check_file(path, record, remedy=str(again(workspace, path, record)))
     except FFNetDeployError as error:
         return None, f"no: {error}"
-    return record, _staleness(workspace, record)
+    return record, _staleness(workspace, path, record)
 
 
-def _staleness(workspace: Workspace, record: Record) -> str:
-    weights = record.sources.get("weights")
-    if weights and weights["file"]:
-        file = workspace.root / weights["file"]
+def _staleness(workspace: Workspace, path: Path, record: AnyRecord) -> str:
+    if isinstance(record, WeightsRecord):
+        return "yes"
+    remedy = f"Run: {again(workspace, path, record)}"
+    if isinstance(record, GraphRecord) and record.graph is None and record.weights.file:
+        file = workspace.root / record.weights.file
         if not file.is_file():
-            return f"as far as can be known: {file} is not there"
-        if artifacts.sha256_of(file) != weights["sha256"]:
-            return f"no: {file} has changed since. Run: {record.options.get('command')}"
-    for what in ("exported", "graph"):
-        source = record.sources.get(what)
-        if not source:
-            continue
-        file = workspace.models / source["file"]
+            return _UNKNOWN.format(file)
+        if sha256_of(file) != record.weights.sha256:
+            return f"no: {file} has changed since. {remedy}"
+    for source in _graphs_of(record):
+        file = workspace.models / source.file
         if not file.is_file():
-            return f"as far as can be known: {file} is not there"
-        if artifacts.sha256_of(file) != source["sha256"]:
-            return f"no: {file} was made again since. Run: {_again(record)}"
+            return _UNKNOWN.format(file)
+        if sha256_of(file) != source.sha256:
+            return f"no: {file} was made again since. {remedy}"
     try:
         changed = ranges_changed(workspace, record)
     except ArtifactError as error:
         return f"as far as can be known: {error}"
-    return f"no: {record.model} was calibrated again since. Run: {_again(record)}" if changed else "yes"
+    return f"no: {record.model} was calibrated again since. {remedy}" if changed else "yes"
 
 
-def _again(record: Record) -> str:
-    command = f"ffnet-deploy build {record.model} --{record.precision.removesuffix('-cpu')}"
-    return str(record.options.get("command") or command)
+def _graphs_of(record: GraphRecord | EngineRecord) -> list[SourceFile]:
+    if isinstance(record, EngineRecord):
+        return [record.exported, record.graph]
+    return [record.graph] if record.graph else []
 
 
-def _calibration(workspace: Workspace, path: Path) -> tuple[str, dict[str, Any]]:
+def _calibration(workspace: Workspace, path: Path) -> Inspection:
     """Whether a calibration is of the graph that is there, and what it says, ranges counted and not listed."""
+    size = path.stat().st_size
     try:
-        values = read_calibration(path)
+        found = read_calibration(workspace, path)
     except ArtifactError as error:
-        return f"no: {error}", {}
-    graph = workspace.models / values["graph"]["file"]
+        return Inspection(path, "calibration", size, f"no: {error}", None, None)
+    file = found.file
+    graph = workspace.models / file.graph.file
     if not graph.is_file():
-        current = f"as far as can be known: {graph} is not there"
-    elif artifacts.sha256_of(graph) != values["graph"]["sha256"]:
-        current = f"no: {graph} was exported again since. Run: {values['command']}"
+        current = _UNKNOWN.format(graph)
+    elif sha256_of(graph) != file.graph.sha256:
+        current = f"no: {graph} was exported again since. Run: {found.again}"
     else:
         current = "yes"
-    ranges = values.pop("tensors")
-    values["images"].pop("names")
-    return current, {**values, "ranges": f"{len(ranges)} tensors by {', '.join(METHODS)}"}
+    facts = CalibrationFacts(
+        model=file.model,
+        graph=file.graph.file,
+        images=file.images,
+        method=file.method,
+        percentile=file.percentile,
+        marks=file.marks,
+        ranges=f"{len(file.tensors)} tensors by {', '.join(METHODS)}",
+    )
+    return Inspection(path, "calibration", size, current, facts, None)
 
 
-def _weights_facts(path: Path) -> dict[str, Any]:
+def _weights_facts(path: Path) -> WeightsFacts:
     from ffnet_deploy.zoo.checkpoint import read_state
 
     state = read_state(path)
-    return {
-        "sha256": artifacts.sha256_of(path),
-        "tensors": len(state),
-        "values": sum(value.numel() for value in state.values()),
-        "types": sorted({str(value.dtype).removeprefix("torch.") for value in state.values()}),
-    }
+    return WeightsFacts(
+        sha256=sha256_of(path),
+        tensors=len(state),
+        values=sum(value.numel() for value in state.values()),
+        types=tuple(sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})),
+    )
 
 
-def _graph_facts(path: Path) -> dict[str, Any]:
+def _graph_facts(path: Path) -> GraphFacts:
     import onnx
 
     from ffnet_deploy.graph.facts import described

@@ -2,89 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from ffnet_deploy import artifacts, runtimes
-from ffnet_deploy.artifacts import Workspace
-from ffnet_deploy.errors import FFNetDeployError, UsageError
-from ffnet_deploy.pipeline.bench import BENCH_SCHEMA, BenchOptions, check, environment
-from ffnet_deploy.pipeline.current import Progress, current_graph, quiet, street_feeds
-from ffnet_deploy.pipeline.ladder import Skipped, device_in_use, device_of, error_json, ladder, rung_json
-from ffnet_deploy.runtimes import Rung
+from ffnet_deploy.artifacts.records import EngineRecord, load_record, now
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.bench.options import BenchOptions
+from ffnet_deploy.bench.profiled import Peaks, Profile, ProfiledRung, ProfileFile
+from ffnet_deploy.errors import UsageError, facts_of_error
+from ffnet_deploy.graph.current import Graph, current_graph
+from ffnet_deploy.ladder import device_in_use, device_of, facts_of, ladder
+from ffnet_deploy.machine.devices import default_threads
+from ffnet_deploy.machine.environment import describe_environment
+from ffnet_deploy.progress import Progress, quiet
+from ffnet_deploy.runtimes.rung import Rung
+from ffnet_deploy.synthetic.feeds import street_feeds
 
 if TYPE_CHECKING:
-    from ffnet_deploy.bench.doubts import Doubt
-    from ffnet_deploy.bench.profile import Layer, Peaks
+    from ffnet_deploy.bench.profiled import LayerTiming
+    from ffnet_deploy.bench.subject import RunSettings
 
 _RUNS = 20
 _FEEDS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Profiled:
-    """One rung and its layers in the order of execution."""
-
-    rung: Rung
-    layers: list[Layer]
-    held_to_peaks: bool = True
-    """Whether the peaks are those of its device."""
-
-    @property
-    def total_ms(self) -> float:
-        """The layers' medians together."""
-        return sum(layer.median_ms for layer in self.layers)
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Time by layer of every rung that could run; profiling perturbs, so it is no latency."""
-
-    model: str
-    shape: tuple[int, int, int, int]
-    runs: int
-    threads: int
-    device: int | None
-    rungs: list[Profiled]
-    peaks: Peaks
-    skipped: tuple[Skipped, ...]
-    marks: tuple[str, ...]
-    graph_sha256: str
-    environment: dict[str, Any]
-    load: dict[str, Any]
-    doubts: tuple[Doubt, ...]
-    failure: FFNetDeployError | None
-    created: str = field(default_factory=artifacts.now)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; docs/bench-json.md tells what they mean."""
-        return {
-            "schema": BENCH_SCHEMA,
-            "command": "bench",
-            "created": self.created,
-            "model": self.model,
-            "mode": "profile",
-            "shape": list(self.shape),
-            "batch": self.shape[0],
-            "iters": self.runs,
-            "threads": self.threads,
-            "marks": list(self.marks),
-            "graph_sha256": self.graph_sha256,
-            "peaks": self.peaks.to_json(),
-            "rungs": [
-                {
-                    **rung_json(item.rung, self.device),
-                    "total_ms": item.total_ms,
-                    "layers": [layer.to_json() for layer in item.layers],
-                }
-                for item in self.rungs
-            ],
-            "skipped": [{"rung": s.rung.name, "reason": s.reason} for s in self.skipped],
-            "warnings": [doubt.to_json() for doubt in self.doubts],
-            "load": self.load,
-            "environment": self.environment,
-            "error": error_json(self.failure),
-        }
 
 
 def profile(
@@ -99,52 +39,85 @@ def profile(
     """
     from ffnet_deploy.machine.load import Watch, other_work
 
-    options = options or BenchOptions()
-    check(options)
-    if options.mode != "compute":
-        raise UsageError(f"--profile does not go with --mode {options.mode}: it times layers. Leave one of them out.")
+    options = _checked(options or BenchOptions())
     graph = current_graph(workspace, name)
-    found = ladder(workspace, graph)
-    import onnx
+    found = ladder(graph)
 
     from ffnet_deploy.bench.doubts import of_machine
-    from ffnet_deploy.bench.profile import PeakMeter, Profiler, named
-    from ffnet_deploy.bench.subject import Job
-    from ffnet_deploy.runtimes.base import Worker
+    from ffnet_deploy.bench.subject import RunSettings
 
-    threads = runtimes.default_threads() if options.threads is None else options.threads
-    runs = _RUNS if options.iters is None else options.iters
-    job = Job("compute", threads, options.device)
-    model = onnx.load(graph.path)
+    settings = RunSettings("compute", options.threads or default_threads(), options.device)
+    runs = options.iters or _RUNS
     before = other_work()
-    profiled = []
     with Watch(device_in_use(found.running, options.device)) as watch:
         progress("measuring peaks", 0, None)
-        with Worker("the measurement of peaks", PeakMeter, threads, options.device) as meter:
-            peaks: Peaks = meter.call("measure")
-        for i, rung in enumerate(found.running):
-            progress("profiling", i, len(found.running))
-            feeds = street_feeds(graph.shape, _FEEDS, rung.ends)
-            with Worker(f"the profile of {rung.name}", Profiler, rung, feeds, job) as worker:
-                times = worker.call("layers", runs)
-            assert rung.path is not None
-            built = artifacts.load_record(rung.path, remedy="ffnet-deploy build", check=False).found.get("precision")
-            # Peaks of another device say nothing of this one's layers.
-            same = device_of(rung, options.device) == options.device
-            profiled.append(Profiled(rung, named(times, model, peaks if same else None, built), same))
+        peaks = _peaks(settings)
+        rungs = _profiled(graph, found.running, settings, runs, peaks, progress)
+    failure = found.nothing_ran()
     return Profile(
-        model=graph.stem,
-        shape=graph.shape,
-        runs=runs,
-        threads=threads,
-        device=options.device,
-        rungs=profiled,
-        peaks=peaks,
-        skipped=found.skipped,
-        marks=found.marks,
-        graph_sha256=graph.record.sha256,
-        environment=environment(),
-        load={"other_work_before": before, **watch.to_json()},
-        doubts=tuple(of_machine(before, watch)),
-        failure=found.nothing_ran(),
+        ProfileFile(
+            created=now(),
+            model=graph.name.stem,
+            shape=graph.shape,
+            iters=runs,
+            threads=settings.threads,
+            marks=found.marks,
+            graph_sha256=graph.record.file.sha256,
+            peaks=peaks,
+            rungs=tuple(rungs),
+            skipped=tuple(item.facts for item in found.skipped),
+            warnings=tuple(of_machine(before, watch)),
+            load=watch.found(before),
+            environment=describe_environment(),
+            error=facts_of_error(failure),
+        ),
+        failure,
     )
+
+
+def _checked(options: BenchOptions) -> BenchOptions:
+    options.check()
+    if options.mode != "compute":
+        raise UsageError(f"--profile does not go with --mode {options.mode}: it times layers. Leave one of them out.")
+    return options
+
+
+def _peaks(settings: RunSettings) -> Peaks:
+    from ffnet_deploy.bench.profiler import PeakMeter
+    from ffnet_deploy.machine.threads import threads_spin
+    from ffnet_deploy.runtimes.worker import Worker
+
+    with threads_spin(), Worker("the measurement of peaks", PeakMeter, settings.threads, settings.device) as meter:
+        peaks: Peaks = meter.call("measure")
+    return peaks
+
+
+def _profiled(
+    graph: Graph, rungs: Sequence[Rung], settings: RunSettings, runs: int, peaks: Peaks, progress: Progress
+) -> list[ProfiledRung]:
+    import onnx
+
+    from ffnet_deploy.bench.profiler import Profiler, named
+    from ffnet_deploy.runtimes.worker import Worker
+
+    model = onnx.load(graph.path)
+    found = []
+    for i, rung in enumerate(rungs):
+        progress("profiling", i, len(rungs))
+        assert rung.path is not None
+        feeds = street_feeds(graph.shape, _FEEDS, rung.ends)
+        with Worker(f"the profile of {rung.name}", Profiler, rung, feeds, settings) as worker:
+            times = worker.call("layers", runs)
+        built = load_record(rung.path, EngineRecord, remedy=str(graph.run("build")), check=False).found.precision
+        # Peaks of another device say nothing of this one's layers.
+        same = device_of(rung, settings.device) == settings.device
+        layers: Sequence[LayerTiming] = named(times, model, peaks if same else None, built)
+        found.append(
+            ProfiledRung(
+                **asdict(facts_of(rung, settings.device)),
+                total_ms=sum(layer.median_ms for layer in layers),
+                held_to_peaks=same,
+                layers=tuple(layers),
+            )
+        )
+    return found

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ffnet_deploy import artifacts, runtimes
-from ffnet_deploy.artifacts import Workspace
-from ffnet_deploy.errors import FFNetDeployError, UsageError, VerificationError
-from ffnet_deploy.pipeline.bench import environment
-from ffnet_deploy.pipeline.calibrate import current_calibration
-from ffnet_deploy.pipeline.current import Graph, Progress, current_graph, quiet
-from ffnet_deploy.pipeline.ladder import Skipped, error_json, ladder, rung_json
-from ffnet_deploy.runtimes import Rung
+from ffnet_deploy.artifacts.records import now
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.calibration.record import current_calibration
+from ffnet_deploy.errors import UsageError, VerificationError, facts_of_error
+from ffnet_deploy.graph.current import Graph, current_graph
+from ffnet_deploy.ladder import Ladder, exported_rung, facts_of, ladder
+from ffnet_deploy.machine.devices import default_threads
+from ffnet_deploy.machine.environment import describe_environment
+from ffnet_deploy.progress import Progress, quiet
+from ffnet_deploy.runtimes.opening import as_run, open_pytorch, open_rung
+from ffnet_deploy.runtimes.rung import EMULATED, Rung
+from ffnet_deploy.verify.result import (
+    ComparedImage,
+    ComparedImages,
+    RungLayers,
+    VerificationFile,
+    Verified,
+    VerifiedRung,
+    rung_layers,
+    verified_rung,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ffnet_deploy.data.folder import Picture
-    from ffnet_deploy.inner import Inside, Layer
-    from ffnet_deploy.metrics import Agreement
-    from ffnet_deploy.runtimes.base import Runner
-    from ffnet_deploy.verify import Batch, Comparison, Tolerance
+    from ffnet_deploy.data.pictures import FittedPicture
+    from ffnet_deploy.runtimes.pytorch import PyTorchRunner
+    from ffnet_deploy.verify.agreement import Batch
+
 
 SCENES = 2
 LIMIT = 8
-WORST = 15
-"""Inner tensors that are listed as the worst."""
 
 _PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -47,120 +56,6 @@ class VerifyOptions:
     layers: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """One rung that ran, and what it was held to."""
-
-    rung: Rung
-    comparison: Comparison
-    tolerance: Tolerance
-
-    @property
-    def beyond(self) -> list[str]:
-        """What is beyond the tolerance; empty if the rung holds."""
-        return self.comparison.beyond(self.tolerance)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values.
-
-        Differences that a rung of labels does not have are null, as is a limit that does not apply; infinite ones are
-        text.
-        """
-        from ffnet_deploy.verify import least_equal
-
-        found = self.comparison
-        return {
-            **rung_json(self.rung, None),
-            **_agreement_json(found.agreement),
-            "near_borders": None if found.near is None else _labels_json(found.near),
-            "away_from_borders": None if found.away is None else _labels_json(found.away),
-            "labels_at": None if found.labels_at is None else list(found.labels_at),
-            "tolerance": {
-                "max_difference": self.tolerance.max_difference,
-                "mean_difference": self.tolerance.mean_difference,
-                "equal": least_equal(found.agreement, self.tolerance),
-            },
-            "beyond": self.beyond,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Layers:
-    """Inner tensors of one rung against PyTorch's, over one batch of images."""
-
-    rung: Rung
-    inside: Inside
-
-    @property
-    def worst(self) -> list[Layer]:
-        """The tensors with the lowest signal to noise, the worst first."""
-        return self.inside.worst(WORST)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: all tensors in the network's order, and the worst ones' names."""
-        return {
-            "rung": self.rung.name,
-            "first_jump": self.inside.jump and self.inside.jump.node,
-            "worst": [layer.node for layer in self.worst],
-            "tensors": [layer.to_json() for layer in self.inside.layers],
-            "not_in_this_graph": list(self.inside.without),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """Every rung that ran here, in the ladder's order, against PyTorch on the same images."""
-
-    model: str
-    reference: Rung
-    images: dict[str, Any]
-    """What was looked at: ``source``, ``count``, and of a folder each ``file`` with its hash and how it was fitted."""
-    rungs: tuple[Compared, ...]
-    skipped: tuple[Skipped, ...]
-    layers: tuple[Layers, ...]
-    """Empty if they were not asked for."""
-    marks: tuple[str, ...]
-    threads: int
-
-    @property
-    def first_broken(self) -> Compared | None:
-        """The first rung, in the ladder's order, that is beyond its tolerance."""
-        return next((item for item in self.rungs if item.beyond), None)
-
-    @property
-    def failure(self) -> FFNetDeployError | None:
-        """The error to end with."""
-        broken = self.first_broken
-        if broken is None:
-            return None
-        look = "Look at the layers above" if self.layers else "See where it starts: add --layers"
-        return VerificationError(
-            f"{broken.rung.name} is the first rung that breaks: {'; '.join(broken.beyond)}, differences in units of "
-            f"the output's spread. {look}. {broken.tolerance.remedy}"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        from ffnet_deploy.metrics import BORDER
-
-        return {
-            "schema": artifacts.SCHEMA,
-            "command": "verify",
-            "model": self.model,
-            "marks": list(self.marks),
-            "images": self.images,
-            "border": {"distance": BORDER, "metric": "Chebyshev", "pixels": "of the label maps that are compared"},
-            "threads": self.threads,
-            "reference": rung_json(self.reference, None),
-            "rungs": [item.to_json() for item in self.rungs],
-            "first_broken": self.first_broken and self.first_broken.rung.name,
-            "skipped": [{"rung": s.rung.name, "reason": s.reason} for s in self.skipped],
-            "layers": [item.to_json() for item in self.layers],
-            "environment": environment(),
-            "error": error_json(self.failure),
-        }
-
-
 def verify_ladder(
     workspace: Workspace, name: str | None, options: VerifyOptions, progress: Progress = quiet
 ) -> Verified:
@@ -172,97 +67,110 @@ def verify_ladder(
         ArtifactError: no current graph, or a damaged or stale engine.
         EngineError, MissingDependencyError, WeightsError: a rung cannot be opened.
     """
-    from ffnet_deploy.verify import TOLERANCES, compare
+    from ffnet_deploy.verify.agreement import TOLERANCES, compare
 
     graph = current_graph(workspace, name)
     progress("reading images", 0, None)
     batches, looked_at = _images(graph, options)
-    found = ladder(workspace, graph, emulated=True)
+    found = ladder(graph, emulated=True)
     rungs = _in_order(graph, found.running)
-    factors = _factors(workspace, graph, rungs) if options.layers else {}
-    threads = runtimes.default_threads()
+    factors = _factors(graph, rungs) if options.layers else {}
+    threads = default_threads()
     told = partial(progress, "comparing")
     with ExitStack() as stack:
         # Several runtimes take turns in this process: idle threads that spin would slow the others.
-        reference, *opened = [
-            stack.enter_context(runtimes.open_rung(rung, threads, None, spinning=False))
-            for rung in (found.reference, *rungs)
-        ]
+        reference = stack.enter_context(open_pytorch(found.reference, threads, None))
+        opened = [stack.enter_context(open_rung(rung, threads, None, spinning=False)) for rung in rungs]
         labelled = [_labels_like(rung, graph) for rung in rungs]
-        comparisons = compare(reference, opened, _telling(batches, told), labelled)
+        agreements = compare(reference, opened, _telling(batches, told), labelled)
         layers = _layers(reference, graph, rungs, factors, batches[0], progress) if options.layers else ()
-    return Verified(
-        model=graph.stem,
-        reference=found.reference,
-        images=looked_at,
-        rungs=tuple(
-            Compared(rung, comparison, TOLERANCES[rung.precision])
-            for rung, comparison in zip(rungs, comparisons, strict=True)
-        ),
-        skipped=found.skipped,
-        layers=layers,
+    compared = tuple(
+        verified_rung(rung, agreement, TOLERANCES[rung.precision])
+        for rung, agreement in zip(rungs, agreements, strict=True)
+    )
+    return _result(graph, found, compared, layers, looked_at, threads)
+
+
+def _result(
+    graph: Graph,
+    found: Ladder,
+    compared: tuple[VerifiedRung, ...],
+    layers: tuple[RungLayers, ...],
+    looked_at: ComparedImages,
+    threads: int,
+) -> Verified:
+    broken = next((rung for rung in compared if rung.beyond), None)
+    failure = _failure(broken, bool(layers)) if broken else None
+    file = VerificationFile(
+        created=now(),
+        model=graph.name.stem,
         marks=found.marks,
+        images=looked_at,
         threads=threads,
+        reference=facts_of(found.reference, None),
+        rungs=compared,
+        first_broken=broken.rung if broken else None,
+        skipped=tuple(item.facts for item in found.skipped),
+        layers=layers,
+        environment=describe_environment(),
+        error=facts_of_error(failure),
+    )
+    return Verified(file, failure)
+
+
+def _failure(broken: VerifiedRung, layers: bool) -> VerificationError:
+    from ffnet_deploy.verify.agreement import TOLERANCES
+
+    look = "Look at the layers above" if layers else "See where it starts: add --layers"
+    return VerificationError(
+        f"{broken.rung} is the first rung that breaks: {'; '.join(broken.beyond)}, differences in units of "
+        f"the output's spread. {look}. {TOLERANCES[broken.precision].remedy}"
     )
 
 
 def _in_order(graph: Graph, running: Sequence[Rung]) -> list[Rung]:
     """The ladder: the exported graph itself, the graphs made from it, the engines; of each kind FP32 first."""
-    exported = Rung(
-        runtimes.EMULATED,
-        "fp32",
-        graph.record.model,
-        graph.shape,
-        graph.path,
-        graph.record.size,
-        tuple(graph.record.marks),
-    )
-    ordered = sorted(running, key=lambda r: (r.runtime != runtimes.EMULATED, _PRECISIONS.index(r.precision)))
-    return [exported, *ordered]
+    ordered = sorted(running, key=lambda r: (r.runtime != EMULATED, _PRECISIONS.index(r.precision)))
+    return [exported_rung(graph), *ordered]
 
 
-def _images(graph: Graph, options: VerifyOptions) -> tuple[list[Batch], dict[str, Any]]:
+def _images(graph: Graph, options: VerifyOptions) -> tuple[list[Batch], ComparedImages]:
     """Images in batches of the graph's, and what they are."""
     import numpy as np
 
-    from ffnet_deploy.data.folder import find_pictures, load_pictures
-    from ffnet_deploy.data.scenes import draw_scene
-    from ffnet_deploy.verify import Batch
+    from ffnet_deploy.data.images import filled
+    from ffnet_deploy.synthetic.scenes import draw_scene
+    from ffnet_deploy.verify.agreement import Batch
 
     if options.limit is not None and options.images is None:
-        raise UsageError("--limit is of a folder's images, and none was named. Name one with --images DIR.")
+        raise UsageError("--limit works only with --images DIR. Name a folder, or leave it out.")
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit} leaves no image (1 or more was needed). Leave it out for {LIMIT}.")
     number, _, height, width = graph.shape
-    looked_at: dict[str, Any]
     if options.images is None:
         images = [draw_scene(height, width, seed).image for seed in range(SCENES * number)]
-        looked_at = {"source": "synthetic street scenes", "count": len(images), "size": [height, width]}
+        looked_at = ComparedImages("synthetic street scenes", len(images), (height, width))
     else:
-        paths = find_pictures(options.images, options.limit or LIMIT)
-        pictures = list(load_pictures(paths, (height, width), halve=graph.spec.pre_down_twin is not None))
+        pictures = _pictures(graph, options.images, options.limit or LIMIT)
         images = [picture.image for picture in pictures]
-        looked_at = {
-            "source": str(options.images),
-            "count": len(images),
-            "size": [height, width],
-            "files": [_picture_json(picture, options.images) for picture in pictures],
-        }
-    filled = images + [images[-1]] * (-len(images) % number)
+        files = tuple(
+            ComparedImage(str(p.path.relative_to(options.images)), p.sha256, p.size, p.fitted) for p in pictures
+        )
+        looked_at = ComparedImages(str(options.images), len(images), (height, width), files)
     batches = [
-        Batch(np.stack(filled[start : start + number]), min(number, len(images) - start))
+        Batch(np.stack(filled(images[start : start + number], number)), min(number, len(images) - start))
         for start in range(0, len(images), number)
     ]
     return batches, looked_at
 
 
-def _picture_json(picture: Picture, folder: Path) -> dict[str, Any]:
-    return {
-        "file": str(picture.path.relative_to(folder)),
-        "sha256": picture.sha256,
-        "size": list(picture.size),
-        "fitted": picture.fitted,
-    }
+def _pictures(graph: Graph, folder: Path, limit: int) -> list[FittedPicture]:
+    from ffnet_deploy.data.pictures import evenly, find_pictures, load_pictures
+
+    paths = find_pictures(folder)
+    chosen = [paths[i] for i in evenly(len(paths), limit)]
+    size = (graph.shape[2], graph.shape[3])
+    return list(load_pictures(chosen, size, halve=graph.spec.pre_down_twin is not None))
 
 
 def _telling(batches: Sequence[Batch], told: Callable[[int, int | None], None]) -> Iterator[Batch]:
@@ -282,7 +190,7 @@ def _labels_like(rung: Rung, graph: Graph) -> Callable[[np.ndarray], np.ndarray]
     return lambda logits: np.stack([upsampled_labels(one, size, align_corners=align_corners) for one in logits])
 
 
-def _factors(workspace: Workspace, graph: Graph, rungs: Sequence[Rung]) -> Mapping[str, np.ndarray]:
+def _factors(graph: Graph, rungs: Sequence[Rung]) -> Mapping[str, np.ndarray]:
     """By how much INT8's inner tensors differ in size from the exported graph's: they are made from the equalised one.
 
     Raises:
@@ -290,53 +198,33 @@ def _factors(workspace: Workspace, graph: Graph, rungs: Sequence[Rung]) -> Mappi
     """
     import onnx
 
-    if not any(rung.runtime == runtimes.EMULATED and rung.precision == "int8" for rung in rungs):
+    if not any(rung.runtime == EMULATED and rung.precision == "int8" for rung in rungs):
         return {}
-    return current_calibration(workspace, graph).equalised(onnx.load(graph.path)).factors
+    return current_calibration(graph).equalised(onnx.load(graph.path)).factors
 
 
 def _layers(
-    reference: Runner,
+    reference: PyTorchRunner,
     graph: Graph,
     rungs: Sequence[Rung],
     factors: Mapping[str, np.ndarray],
     batch: Batch,
     progress: Progress,
-) -> tuple[Layers, ...]:
+) -> tuple[RungLayers, ...]:
     import onnx
 
-    from ffnet_deploy.inner import FLOORS, look_inside
-    from ffnet_deploy.runtimes.pytorch import PyTorchRunner
-    from ffnet_deploy.verify import feed_of
+    from ffnet_deploy.verify.agreement import feed_of
+    from ffnet_deploy.verify.layers import FLOORS, look_inside
 
-    assert isinstance(reference, PyTorchRunner)
-    graphs = [rung for rung in rungs if rung.runtime == runtimes.EMULATED]
+    graphs = [rung for rung in rungs if rung.runtime == EMULATED]
     insides = look_inside(
         reference,
         onnx.load(graph.path),
-        [runtimes.as_run(rung) for rung in graphs],
+        [as_run(rung) for rung in graphs],
         [FLOORS[rung.precision] for rung in graphs],
         feed_of(reference, batch),
-        threads=runtimes.default_threads(),
+        threads=default_threads(),
         factors=[factors if rung.precision == "int8" else {} for rung in graphs],
         progress=partial(progress, "looking inside"),
     )
-    return tuple(Layers(rung, inside) for rung, inside in zip(graphs, insides, strict=True))
-
-
-def _agreement_json(found: Agreement) -> dict[str, Any]:
-    return {
-        "max_difference": _number(found.max_difference),
-        "mean_difference": _number(found.mean_difference),
-        **_labels_json(found),
-    }
-
-
-def _labels_json(found: Agreement) -> dict[str, Any]:
-    return {"equal": found.equal, "count": found.count}
-
-
-def _number(value: float) -> float | str | None:
-    if math.isnan(value):
-        return None
-    return value if math.isfinite(value) else "inf"
+    return tuple(rung_layers(rung, inside) for rung, inside in zip(graphs, insides, strict=True))

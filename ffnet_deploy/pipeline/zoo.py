@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ffnet_deploy.artifacts import Workspace
-from ffnet_deploy.pipeline.current import Progress, quiet
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.progress import Progress, quiet
 from ffnet_deploy.zoo import specs
 from ffnet_deploy.zoo.specs import ModelSpec
 
 if TYPE_CHECKING:
-    from ffnet_deploy.zoo.fetch import Fetched
+    from ffnet_deploy.zoo.archive import Fetched
 
 
 def list_models(workspace: Workspace, text: str = "") -> list[tuple[ModelSpec, specs.Cost, bool]]:

@@ -3,57 +3,66 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
-from ffnet_deploy.report import Row, marked_line, size_text, skipped, table
-
-if TYPE_CHECKING:
-    from ffnet_deploy.pipeline import Verified
-    from ffnet_deploy.pipeline.verify import Compared, Layers
+from ffnet_deploy.report.table import Row, marked_line, size_text, skipped, table
+from ffnet_deploy.verify.result import (
+    ComparedImages,
+    EqualLabels,
+    RungLayers,
+    Verified,
+    VerifiedRung,
+    WorstDifference,
+)
 
 
 def verification(result: Verified) -> str:
     """Every rung next to PyTorch on the same images, the first that breaks, and where it starts."""
-    rows = [_compared(item) for item in result.rungs]
-    headers = ("rung", "largest", "mean", "equal labels", "near borders", "away", "within limits")
-    text = f"{result.model}: against {result.reference.name} on {_looked_at(result.images)}\n"
+    file = result.file
+    rows = [_compared(rung) for rung in file.rungs]
+    headers = ("rung", "largest", "mean", "equal labels", "near borders", "away", "holds")
+    text = f"{file.model}: against {file.reference.rung} on {_looked_at(file.images)}\n"
     text += "differences in units of the output's spread, of the worst image"
-    first = next((item.comparison for item in result.rungs if item.comparison.near), None)
-    if first and first.near:
-        share = 100 * first.near.count / first.agreement.count
+    first = next((rung for rung in file.rungs if rung.near_borders), None)
+    if first and first.near_borders:
+        share = 100 * first.near_borders.count / first.labels.count
         text += (
-            f"\nlabels at {size_text(first.labels_at)}; near: another class of the reference within 3 pixels, in a "
-            f"square window ({share:.1f} % of the pixels)"
+            f"\nlabels at {size_text(first.labels_at)}; near borders: within 3 pixels of another class of the "
+            f"reference ({share:.1f} % of the pixels)"
         )
-    text += f"\n\n{table(headers, rows)}{skipped(result.skipped)}"
-    text += "".join(f"\n\n{_layers(item)}" for item in result.layers)
-    broken = result.first_broken
-    verdict = "every rung that ran is within its limits" if broken is None else f"{broken.rung.name} breaks first"
-    return f"{text}\n\n{verdict}{marked_line(result.marks)}"
+    text += f"\n\n{table(headers, rows)}{skipped(file.skipped)}"
+    text += "".join(f"\n\n{_layers(item)}" for item in file.layers)
+    verdict = f"{file.first_broken} breaks first" if file.first_broken else "every rung that ran is within its limits"
+    return f"{text}\n\n{verdict}{marked_line(file.marks)}"
 
 
-def _compared(item: Compared) -> Row:
-    found = item.comparison
-    whole = found.agreement
-    parts = [part and f"{100 * part.equal:.3f} %" for part in (whole, found.near, found.away)]
-    differences = [None if found.labels_only else f"{v:.1e}" for v in (whole.max_difference, whole.mean_difference)]
-    return (item.rung.name, *differences, *parts, "no" if item.beyond else "yes")
+def _compared(rung: VerifiedRung) -> Row:
+    parts = [_percent(part) for part in (rung.labels, rung.near_borders, rung.away_from_borders)]
+    differences = [_difference(value) for value in (rung.max_difference, rung.mean_difference)]
+    return (rung.rung, *differences, *parts, "no" if rung.beyond else "yes")
 
 
-def _looked_at(images: Mapping[str, Any]) -> str:
-    counted = Counter(file["fitted"] for file in images.get("files", ()))
+def _percent(labels: EqualLabels | None) -> str | None:
+    return f"{100 * labels.equal:.3f} %" if labels else None
+
+
+def _difference(value: WorstDifference) -> str | None:
+    return f"{value:.1e}" if isinstance(value, float) else value
+
+
+def _looked_at(images: ComparedImages) -> str:
+    counted = Counter(file.fitted for file in images.files)
     how = ", ".join(f"{count} {fitted}" for fitted, count in counted.items())
-    return f"{images['count']} images of {images['source']}{f' ({how})' if how else ''}"
+    return f"{images.count} images of {images.source}{f' ({how})' if how else ''}"
 
 
-def _layers(item: Layers) -> str:
-    inside = item.inside
+def _layers(item: RungLayers) -> str:
+    by_name = {tensor.node: tensor for tensor in item.tensors}
     rows = [
-        (layer.node, f"{layer.max_difference:.1e}", f"{layer.mean_difference:.1e}", f"{layer.sqnr:.1f} dB")
-        for layer in item.worst
+        (name, f"{float(t.max_difference):.1e}", f"{float(t.mean_difference):.1e}", f"{float(t.sqnr_db):.1f} dB")
+        for name in item.worst
+        for t in (by_name[name],)
     ]
-    jump = f"the error first jumps at {inside.jump.node}" if inside.jump else "the error jumps nowhere"
-    gone = f"; {len(inside.without)} tensors are not in this graph" if inside.without else ""
-    title = f"{item.rung.name}: {len(inside.layers)} inner tensors against PyTorch's on the first images{gone}; {jump}"
+    jump = f"the error first jumps at {item.first_jump}" if item.first_jump else "the error jumps nowhere"
+    gone = f"; {len(item.not_in_this_graph)} tensors are not in this graph" if item.not_in_this_graph else ""
+    title = f"{item.rung}: {len(item.tensors)} inner tensors against PyTorch's on the first images{gone}; {jump}"
     return f"{title}\n{table(('the worst', 'largest', 'mean', 'signal to noise'), rows)}"

@@ -24,7 +24,7 @@ class Buffer(Protocol):
     def download(self) -> np.ndarray: ...
 
 
-class Device(Protocol):
+class CudaDevice(Protocol):
     """One GPU with one stream."""
 
     stream: int
@@ -42,7 +42,7 @@ class Device(Protocol):
     def close(self) -> None: ...
 
 
-def open_device(number: int) -> Device:
+def open_device(number: int) -> CudaDevice:
     """The GPU ``number``.
 
     Raises:

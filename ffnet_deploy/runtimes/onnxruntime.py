@@ -1,4 +1,4 @@
-"""ONNX Runtime: optimised graphs and their runner, on the CPU or a CUDA device."""
+"""ONNX Runtime on the CPU: optimised graphs, their runner, and time by layer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ffnet_deploy.artifacts.values import EngineFindings
 from ffnet_deploy.errors import EngineError, needs
-from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
-from ffnet_deploy.runtimes.layers import LayerTime
+from ffnet_deploy.runtimes.engine_layers import LayerTime
+from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds
 
 with needs("onnxruntime"):
     import onnxruntime as ort
@@ -24,11 +25,11 @@ with needs("onnxruntime"):
 if TYPE_CHECKING:
     import numpy as np
 
-    from ffnet_deploy.runtimes.base import Feeds
+    from ffnet_deploy.runtimes.runner import Feeds
 
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 _FATAL_ONLY = 4
-"""What ONNX Runtime logs: its errors come as exceptions too, and are told by us."""
+"""What ONNX Runtime logs: its errors come as exceptions too, and are reported by us."""
 _INEXACT = ("WeightBiasQuantization",)
 """Optimisers that change results: this one quantises filters and biases that an INT8 graph has kept float."""
 
@@ -37,6 +38,7 @@ class OnnxRuntimeRunner:
     """Runs a graph with ONNX Runtime on the CPU."""
 
     parallel = True
+    spans: Mapping[str, list[float]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -111,7 +113,7 @@ class OnnxRuntimeRunner:
         self.close()
 
 
-def build(graph: Path, engine: Path) -> dict[str, Any]:
+def build(graph: Path, engine: Path) -> EngineFindings:
     """Write the graph as ONNX Runtime optimises it, and tell what is in it.
 
     A graph of integers is first put in the operators that ONNX Runtime has fast integer kernels for. Only what holds on
@@ -125,7 +127,7 @@ def build(graph: Path, engine: Path) -> dict[str, Any]:
     options.optimized_model_filepath = str(engine)
     options.log_severity_level = _FATAL_ONLY
     _session(_ready(graph), options)
-    return {"nodes": _count_nodes(engine)}
+    return EngineFindings(layers=_count_nodes(engine))
 
 
 def _ready(graph: Path) -> Path | bytes:
@@ -218,7 +220,7 @@ _WARM_UP_RUNS = 2
 def profile(model: Path, feeds: Sequence[Feeds], runs: int, *, threads: int) -> list[LayerTime]:
     """Time every node of a graph as ONNX Runtime optimised it, in the order of execution.
 
-    The profiler slows what it times a little: these are shares, the latency is ``latencies``'.
+    The profiler slows what it times a little: these are shares, for latency use ``latencies``.
 
     Raises:
         EngineError: ONNX Runtime refuses the graph.

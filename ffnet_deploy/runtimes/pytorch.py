@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,33 +12,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from ffnet_deploy.artifacts.values import Ends
 from ffnet_deploy.data.images import MEAN, STD
 from ffnet_deploy.errors import EngineError, MissingDependencyError
-from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
-from ffnet_deploy.runtimes.inner import InnerTensors
+from ffnet_deploy.runtimes.pytorch_tensors import InnerTensors
+from ffnet_deploy.runtimes.rung import Style
+from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ffnet_deploy.runtimes.base import Feeds
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How PyTorch runs a module; by default eagerly, in FP32, with the ends that the module has."""
-
-    half: bool = False
-    """FP16 weights and activations; inputs and outputs stay FP32."""
-    channels_last: bool = False
-    """NHWC in memory, which suits some convolution kernels better."""
-    compiled: bool = False
-    """By ``torch.compile``, during the first run."""
-    image_in: bool = False
-    """uint8 (N, H, W, 3) instead of normalised floats."""
-    labels_out: bool = False
-    """Label map or classes instead of logits."""
-    align_corners: bool = False
-    """Of the up-sampling in front of the label map."""
+    from ffnet_deploy.runtimes.runner import Feeds
 
 
 class PyTorchRunner:
@@ -52,7 +35,9 @@ class PyTorchRunner:
         *,
         threads: int | None = None,
         device: int | None = None,
+        half: bool = False,
         style: Style | None = None,
+        ends: Ends | None = None,
         out: tuple[int, ...] | None = None,
     ) -> None:
         """Place a module.
@@ -62,7 +47,9 @@ class PyTorchRunner:
             shape: (N, 3, H, W) of the network's input.
             threads: of PyTorch's operators, for the whole process; None leaves them as they are.
             device: a CUDA device's number; None is the CPU.
-            style: beyond eager FP32.
+            half: FP16 weights and activations; inputs and outputs stay FP32.
+            style: beyond eager; see :class:`ffnet_deploy.runtimes.rung.Style`.
+            ends: what it takes and gives; by default normalised floats and logits.
             out: shape of the logits; None finds it by a run.
 
         Raises:
@@ -79,25 +66,26 @@ class PyTorchRunner:
         torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device("cpu" if device is None else f"cuda:{device}")
         self.parallel = device is None
-        self._style = style or Style()
-        self._dtype = torch.float16 if self._style.half else torch.float32
-        self._layout = torch.channels_last if self._style.channels_last else torch.contiguous_format
+        self._ends = ends or Ends()
+        style = style or Style()
+        self._dtype = torch.float16 if half else torch.float32
+        self._layout = torch.channels_last if style.channels_last else torch.contiguous_format
         self._module = module.to(self._device, self._dtype)
-        if self._style.channels_last:
+        if style.channels_last:
             self._module = self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network = torch.compile(self._module) if self._style.compiled else self._module
+        self._network = torch.compile(self._module) if style.compiled else self._module
         self._hw = (shape[2], shape[3])
         if out is None:
             with torch.inference_mode():
                 out = tuple(self._module(torch.zeros(shape, device=self._device, dtype=self._dtype)).shape)
         n, _, h, w = shape
-        image = TensorSpec("image", (n, h, w, 3), "uint8") if self._style.image_in else None
+        image = TensorSpec("image", (n, h, w, 3), "uint8") if self._ends.image_in else None
         self.inputs: Sequence[TensorSpec] = [image or TensorSpec("image", tuple(shape), "float32")]
         self.outputs: Sequence[TensorSpec] = [self._output(tuple(out))]
         self.spans: dict[str, list[float]] = {"enqueue": [], "upload": [], "download": []}
 
     def _output(self, logits: tuple[int, ...]) -> TensorSpec:
-        if not self._style.labels_out:
+        if not self._ends.labels_out:
             return TensorSpec("logits", logits, "float32")
         if len(logits) == 2:
             return TensorSpec("labels", logits[:1], "int64")
@@ -110,7 +98,7 @@ class PyTorchRunner:
             image = self._placed(feeds)
             uploaded = time.perf_counter_ns()
             out = self._compute(image)
-            out = out if self._style.labels_out else out.float()
+            out = out if self._ends.labels_out else out.float()
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             computed = time.perf_counter_ns()
@@ -145,7 +133,7 @@ class PyTorchRunner:
             check_feeds(feed, self.inputs)
         placed = [self._placed(feed) for feed in feeds]
         # Before the clock starts, floats have the network's type and layout; what it does to an image is timed.
-        images = placed if self._style.image_in else [self._ready(image) for image in placed]
+        images = placed if self._ends.image_in else [self._ready(image) for image in placed]
         run = self._cuda_ms if self._device.type == "cuda" else self._cpu_ms
         with torch.inference_mode():
             return [run(image) for image in itertools.islice(itertools.cycle(images), iters)]
@@ -158,8 +146,8 @@ class PyTorchRunner:
         return image.to(self._dtype).contiguous(memory_format=self._layout)
 
     def _compute(self, image: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self._network(self._ready(normalised(image) if self._style.image_in else image))
-        return labelled(logits, self._hw, self._style.align_corners) if self._style.labels_out else logits
+        logits: torch.Tensor = self._network(self._ready(normalised(image) if self._ends.image_in else image))
+        return labelled(logits, self._hw, self._ends.align_corners) if self._ends.labels_out else logits
 
     def _cpu_ms(self, image: torch.Tensor) -> float:
         start = time.perf_counter_ns()

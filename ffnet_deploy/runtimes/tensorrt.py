@@ -2,7 +2,7 @@
 
 Polygraphy picks between the two by an environment variable that it reads at import, so one process serves one of
 them: use :class:`TensorRTBuilder` and :class:`TensorRTRunner` inside a ``Worker``. What runs on a GPU here has been
-written against the API and not been run: see docs/design.md.
+written against the API and not been run: see docs/design-limits.md.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ffnet_deploy.artifacts import write_bytes
+from ffnet_deploy.artifacts.values import EngineFindings, EngineOptions
+from ffnet_deploy.artifacts.writing import write_bytes
 from ffnet_deploy.errors import EngineError, UsageError, needs
-from ffnet_deploy.runtimes.base import TensorSpec, check_feeds
-from ffnet_deploy.runtimes.layers import NODE, LayerTime, parse_log, summary
-from ffnet_deploy.runtimes.options import EngineOptions
+from ffnet_deploy.runtimes.engine_layers import NODE, LayerTime, parse_log, summary
+from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ffnet_deploy.runtimes.base import Feeds
     from ffnet_deploy.runtimes.cuda import Buffer
+    from ffnet_deploy.runtimes.runner import Feeds
 
-Runtime = Literal["tensorrt", "tensorrt-rtx"]
+
+TensorRTKind = Literal["tensorrt", "tensorrt-rtx"]
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
-def _load(runtime: Runtime) -> Any:  # noqa: ANN401 - a module without types
+def _load(runtime: TensorRTKind) -> Any:  # noqa: ANN401 - a module without types
     with needs(_MODULES[runtime]):
         return import_module(_MODULES[runtime])
 
@@ -41,7 +42,7 @@ def _load(runtime: Runtime) -> Any:  # noqa: ANN401 - a module without types
 class TensorRTBuilder:
     """Builds engines in this process; make it in a ``Worker``."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: TensorRTKind) -> None:
         """Bind this process and its Polygraphy to one of the two runtimes.
 
         Raises:
@@ -56,7 +57,7 @@ class TensorRTBuilder:
 
     def build(
         self, graph: Path, engine: Path, macs: Mapping[str, int], options: EngineOptions | None = None
-    ) -> dict[str, Any]:
+    ) -> EngineFindings:
         """Build a strongly typed engine: the precision is the graph's, TF32 is off unless it was asked for.
 
         Args:
@@ -66,8 +67,8 @@ class TensorRTBuilder:
             options: beyond precision.
 
         Returns:
-            What is really in the engine, see :func:`ffnet_deploy.runtimes.layers.summary`; empty where the builder
-            does not tell, as TensorRT without RTX.
+            What is really in the engine, see :func:`ffnet_deploy.runtimes.engine_layers.summary`. Empty where the
+            builder does not tell, as TensorRT without RTX.
 
         Raises:
             EngineError: the parser or the builder refuses the graph.
@@ -89,8 +90,7 @@ class TensorRTBuilder:
             file.write(memoryview(plan))
         if cache:
             write_bytes(cache, bytes(config.get_timing_cache().serialize()))
-        layers = parse_log(self._messages)
-        return summary(layers, macs) if layers else {}
+        return summary(parse_log(self._messages), macs)
 
     @property
     def version(self) -> str:
@@ -214,7 +214,7 @@ class TensorRTRunner:
 
     parallel = False
 
-    def __init__(self, runtime: Runtime, engine: Path, *, device: int = 0) -> None:
+    def __init__(self, runtime: TensorRTKind, engine: Path, *, device: int = 0) -> None:
         """Load an engine and give it a context, a stream and device buffers.
 
         Raises:

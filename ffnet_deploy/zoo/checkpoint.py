@@ -1,4 +1,4 @@
-"""Reading a state dict from a file that nobody vouches for."""
+"""Read a state dict from a file that is not trusted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_state(path: Path) -> State:
         data = io.BytesIO(path.read_bytes())
         _check_sums(path, data)
         with warnings.catch_warnings():
-            # Of old pickle protocols; what matters of them comes as an error.
+            # Warnings about old pickle protocols. What matters is raised as an error.
             warnings.simplefilter("ignore")
             state = torch.load(data, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -61,7 +61,7 @@ def read_state(path: Path) -> State:
 
 
 def _check_sums(path: Path, data: io.BytesIO) -> None:
-    """Hold a zip to its CRCs, which torch.load does not: a flipped bit would load as another weight."""
+    """Check the CRCs of a zip. torch.load does not: it would load a flipped bit as another weight."""
     if zipfile.is_zipfile(data):
         with zipfile.ZipFile(data) as zipped:
             bad = zipped.testzip()
@@ -80,7 +80,7 @@ def _plain(path: Path, state: object) -> State:
         )
     odd = [k for k, v in entries.items() if v.layout != torch.strided or v.is_meta or v.dtype not in _DTYPES]
     if odd:
-        raise WeightsError(f"{path} has sparse, empty or exotic tensors in {some(odd)}. Save it as plain float32.")
+        raise WeightsError(f"{path} has sparse, empty or unsupported tensors in {some(odd)}. Save it as plain float32.")
     bad = [k for k, v in entries.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
         raise WeightsError(f"{path} has values that are not finite in {some(bad)}. Use another checkpoint.")

@@ -1,4 +1,4 @@
-"""Trust on first use: the SHA-256 of every weight file, recorded beside them, and held to from then on."""
+"""Trust on first use: the SHA-256 of every weight file is recorded beside the files, and checked from then on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ffnet_deploy.artifacts import sha256_of, write_bytes
+from ffnet_deploy.artifacts.writing import sha256_of, write_bytes
 from ffnet_deploy.errors import ArtifactError, WeightsError
 
 SUMS = "SHA256SUMS"
@@ -15,7 +15,7 @@ SUMS = "SHA256SUMS"
 
 
 def check_recorded(path: Path, folder: Path) -> str:
-    """Hold a weight file to the hash of its first use, or record that if this is the first.
+    """Check a weight file against the hash of its first use; if this is the first, record the hash.
 
     A file outside ``folder`` is only hashed, and so is one in a folder that cannot be written.
 
@@ -62,7 +62,7 @@ def recorded(folder: Path) -> dict[str, str]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}). Restore it, or delete it to record afresh.") from error
+        raise WeightsError(f"{path} cannot be read ({error}). Restore it, or delete it to start again.") from error
     known = {}
     for number, line in enumerate(lines, 1):
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line)
@@ -71,7 +71,7 @@ def recorded(folder: Path) -> dict[str, str]:
         elif line.strip():
             raise WeightsError(
                 f"Line {number} of {path} is not 'SHA-256, two spaces, path' as sha256sum writes it. "
-                "Mend or delete the line."
+                "Correct or delete the line."
             )
     return known
 

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import stat
-import struct
 import time
 import urllib.request
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 
-from ffnet_deploy.artifacts import replacing, sha256_of, write_json
+from ffnet_deploy.artifacts.writing import write_json
 from ffnet_deploy.errors import ArtifactError, UnknownModelError, WeightsError
-from ffnet_deploy.zoo.checksums import SUMS, check_recorded, record, recorded
+from ffnet_deploy.zoo import archive as unpacking
+from ffnet_deploy.zoo.archive import CHUNK, ELSEWHERE, ENDING, Fetched, install, is_state_dict, read_pieces, unpack
+from ffnet_deploy.zoo.checksums import check_recorded, recorded
 from ffnet_deploy.zoo.specs import SPECS
 
 BASE_URL = "https://github.com/Qualcomm-AI-research/FFNet/releases/download/models"
 ARCHIVES = tuple(sorted({spec.archive for spec in SPECS.values()}))
-MEMBER_LIMIT = 1 << 30
-"""Bytes of one state dict; the largest published one has 0.44 GB."""
-TOTAL_LIMIT = 8 << 30
-"""Bytes of one archive, packed or unpacked."""
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 """Before each further try of a download that broke off."""
 TIMEOUT_S = 30.0
 """Of silence on a connection."""
 
-_CHUNK = 1 << 16
-_ELSEWHERE = "--from URL_OR_FOLDER"
-_ENDING = "_state_dict_quarts.pth"
 _BUSY = {429, 500, 502, 503, 504}
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class FetchProgress:
     """How far one archive is."""
 
     archive: str
@@ -53,23 +42,12 @@ class Progress:
     """Bytes; None while the server does not say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What became of one archive."""
-
-    archive: str
-    files: tuple[Path, ...]
-    """Its state dicts, in place and recorded."""
-    origin: str | None
-    """URL or path they came from; None when all were in place already."""
-
-
 def fetch(
     archives: Sequence[str],
     folder: Path,
     *,
     source: str | Path | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[FetchProgress], None] | None = None,
     pauses_s: Sequence[float] = PAUSES_S,
 ) -> list[Fetched]:
     """Bring the state dicts of ``archives`` to ``folder/ARCHIVE/``; an archive is unpacked whole or not at all.
@@ -93,7 +71,7 @@ def fetch(
     for archive in archives:
         if archive not in ARCHIVES:
             raise UnknownModelError(f"No archive is named {archive!r} (there are {', '.join(ARCHIVES)}). Name another.")
-    recorded(folder)  # a damaged record is told before gigabytes are downloaded, not after
+    recorded(folder)  # a damaged record is reported before gigabytes are downloaded, not after
     report = progress or (lambda _: None)
     place = BASE_URL if source is None else source
     if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
@@ -113,132 +91,27 @@ def _in_place(archive: str, folder: Path) -> tuple[Path, ...]:
         for file in files:
             check_recorded(file, folder)
     except WeightsError:
-        # Damaged since: the download has the bytes to mend it, and is held to the same record.
+        # Damaged since. The download replaces it, and is checked against the same record.
         return ()
     return files
 
 
-def _install(archive: str, folder: Path, members: Mapping[str, Iterator[bytes]], origin: str) -> Fetched:
-    known = recorded(folder)
-    hashes: dict[str, str] = {}
-    # All are written and compared before the first is renamed into place.
-    with ExitStack() as stack:
-        for file, chunks in members.items():
-            name = f"{archive}/{file}"
-            target = folder / name
-            part = stack.enter_context(replacing(target))
-            digest = hashlib.sha256()
-            with part.open("wb") as out:
-                for chunk in chunks:
-                    digest.update(chunk)
-                    out.write(chunk)
-            hashes[name] = digest.hexdigest()
-            # A file nobody recorded may be the user's own: never overwritten by other bytes either.
-            before = known.get(name) or (sha256_of(target) if target.is_file() else hashes[name])
-            if before != hashes[name]:
-                raise WeightsError(
-                    f"{file} from {origin} has the SHA-256 {hashes[name]} (in place or recorded: {before}). The old "
-                    f"file is kept; to take the new one, delete {target} and its line in {folder / SUMS}."
-                )
-    record(folder, hashes)
-    return Fetched(archive, tuple(folder / name for name in sorted(hashes)), origin)
-
-
-def _from_folder(archive: str, folder: Path, source: Path, progress: Callable[[Progress], None]) -> Fetched:
+def _from_folder(archive: str, folder: Path, source: Path, progress: Callable[[FetchProgress], None]) -> Fetched:
     zipped = source / f"{archive}.zip"
     loose = [path for place in (source, source / archive) for path in sorted(place.glob("*.pth"))]
-    members = {path.name: _read(path) for path in loose if _is_state_dict(archive, path.name)}
+    members = {path.name: read_pieces(path) for path in loose if is_state_dict(archive, path.name)}
     if zipped.is_file():
-        fetched = _unpack(archive, folder, zipped, str(zipped))
+        fetched = unpack(archive, folder, zipped, str(zipped))
     elif members:
-        fetched = _install(archive, folder, members, str(source))
+        fetched = install(archive, folder, members, str(source))
     else:
         raise WeightsError(
-            f"{source} has no state dicts of {archive} (needed: {archive}.zip, or {archive}/{archive}_…{_ENDING}, "
-            f"or {archive}_…{_ENDING}). Name another place with {_ELSEWHERE}."
+            f"{source} has no state dicts of {archive} (needed: {archive}.zip, or {archive}/{archive}_…{ENDING}, "
+            f"or {archive}_…{ENDING}). Name another place with {ELSEWHERE}."
         )
     size = sum(path.stat().st_size for path in fetched.files)
-    progress(Progress(archive, size, size))
+    progress(FetchProgress(archive, size, size))
     return fetched
-
-
-def _read(path: Path) -> Iterator[bytes]:
-    # A generator's errors are those of the source; what the consumer's disk throws never passes through here.
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read ({error.strerror}). Name another place: {_ELSEWHERE}") from error
-
-
-def _is_state_dict(archive: str, name: str) -> bool:
-    return re.fullmatch(rf"{archive}_[\w.-]+{re.escape(_ENDING)}", name, re.ASCII) is not None
-
-
-def _unpack(archive: str, folder: Path, path: Path, origin: str) -> Fetched:
-    try:
-        zipped = zipfile.ZipFile(path)
-    except _ZIP_ERRORS as error:
-        raise _damaged(origin, str(error)) from error
-    with zipped:
-        chosen: dict[str, zipfile.ZipInfo] = {}
-        for info in zipped.infolist():
-            _refuse_hostile(info, origin)
-            name = info.filename.rpartition("/")[2]
-            if _is_state_dict(archive, name):
-                if name in chosen:
-                    raise _damaged(origin, f"{name} is in it twice")
-                chosen[name] = info
-        if not chosen:
-            raise _damaged(origin, f"no member is named {archive}_…{_ENDING}")
-        if (size := sum(info.file_size for info in chosen.values())) > TOTAL_LIMIT:
-            raise _damaged(origin, f"its state dicts declare {size} bytes where {TOTAL_LIMIT} is the limit")
-        return _install(
-            archive, folder, {name: _inflate(zipped, info, origin) for name, info in chosen.items()}, origin
-        )
-
-
-def _refuse_hostile(info: zipfile.ZipInfo, origin: str) -> None:
-    name = info.orig_filename
-    mode = stat.S_IFMT(info.external_attr >> 16)
-    reason = None
-    if name.startswith("/") or ".." in name.split("/") or re.search(r"[\\:\x00-\x1f\x7f]", name):
-        reason = "a path that could lead out of the folder"
-    elif mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-        reason = "a link or a device"
-    elif info.flag_bits & 0x1:
-        reason = "encrypted"
-    elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # Python unpacks the others in pieces of any size, so a small bomb would fill the memory.
-        reason = f"packed by method {info.compress_type}"
-    elif info.file_size > MEMBER_LIMIT:
-        reason = f"{info.file_size} bytes where {MEMBER_LIMIT} is the limit"
-    if reason:
-        raise WeightsError(
-            f"{origin} holds {name!r}: {reason} (needed: a zip of plain files), so nothing of it was unpacked. "
-            f"Do not use it; name another place with {_ELSEWHERE}."
-        )
-
-
-def _inflate(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, origin: str) -> Iterator[bytes]:
-    size = 0
-    try:
-        with zipped.open(info) as file:
-            while size <= info.file_size and (chunk := file.read(_CHUNK)):
-                size += len(chunk)
-                yield chunk
-    except _ZIP_ERRORS as error:
-        raise _damaged(origin, f"{info.filename}: {error}") from error
-    if size != info.file_size:
-        raise _damaged(origin, f"{info.filename} does not unpack to the {info.file_size} bytes it declares")
-
-
-def _damaged(origin: str, found: str) -> WeightsError:
-    return WeightsError(
-        f"{origin} cannot be unpacked: {found} (needed: a whole zip archive of state dicts). "
-        f"Fetch it again, or name another place with {_ELSEWHERE}."
-    )
 
 
 class _CutError(Exception):
@@ -259,7 +132,7 @@ class _Kept(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Download:
-    """One archive on its way; what arrived waits beside a note of the version it belongs to."""
+    """One archive that is downloaded. The part that has arrived lies beside a note of the version it belongs to."""
 
     archive: str
     url: str
@@ -289,7 +162,7 @@ class _Download:
             self.part.parent.rmdir()
 
 
-def _from_url(job: _Download, progress: Callable[[Progress], None], pauses_s: Sequence[float]) -> Fetched:
+def _from_url(job: _Download, progress: Callable[[FetchProgress], None], pauses_s: Sequence[float]) -> Fetched:
     if files := _in_place(job.archive, job.folder):
         return Fetched(job.archive, files, None)
     for number, pause_s in enumerate((*pauses_s, None)):
@@ -297,12 +170,12 @@ def _from_url(job: _Download, progress: Callable[[Progress], None], pauses_s: Se
             _attempt(job, progress)
             break
         except _CutError as error:
-            # A host that never answered will not a second later; a connection that broke off often comes back.
+            # A host that never answered will not answer a second later. A connection that broke off often comes back.
             if pause_s is None or (number == 0 and isinstance(error, _UnreachableError)):
                 raise WeightsError(_broken_off(job, error)) from error
             time.sleep(pause_s)
     try:
-        fetched = _unpack(job.archive, job.folder, job.part, job.url)
+        fetched = unpack(job.archive, job.folder, job.part, job.url)
     except WeightsError:
         job.discard()
         raise
@@ -315,15 +188,15 @@ def _broken_off(job: _Download, error: _CutError) -> str:
     if not done:
         return (
             f"{job.url} cannot be downloaded ({error}). Check the network and run the same command again, "
-            f"or name another place with {_ELSEWHERE}."
+            f"or name another place with {ELSEWHERE}."
         )
     return (
         f"{job.url} broke off ({error}); {done} bytes are kept in {job.part}. "
-        f"Run the same command to continue there, or name another place with {_ELSEWHERE}."
+        f"Run the same command to continue there, or name another place with {ELSEWHERE}."
     )
 
 
-def _attempt(job: _Download, progress: Callable[[Progress], None]) -> None:
+def _attempt(job: _Download, progress: Callable[[FetchProgress], None]) -> None:
     """Ask for what is missing of the archive and append it, or all of it if the server's file is another one."""
     kept = job.kept()
     if kept.done and kept.done == kept.total:
@@ -339,17 +212,18 @@ def _attempt(job: _Download, progress: Callable[[Progress], None]) -> None:
                 # After the old bytes are gone, before the first new one: a note never vouches for other bytes.
                 write_json(job.note, {"url": job.url, "version": version, "total": total})
             done = start
-            most = TOTAL_LIMIT if total is None else total
+            most = unpacking.TOTAL_LIMIT if total is None else total
             for chunk in _body(response):
                 done += len(chunk)
-                if done > most or most > TOTAL_LIMIT:
+                if done > most or most > unpacking.TOTAL_LIMIT:
                     job.discard()
                     raise WeightsError(
-                        f"{job.url} sends too much: more than the {most} bytes announced, or than {TOTAL_LIMIT}. "
-                        f"Run the same command to start afresh, or name another place with {_ELSEWHERE}."
+                        f"{job.url} sends too much: more than the {most} bytes announced, or than "
+                        f"{unpacking.TOTAL_LIMIT}. Run the same command to start afresh, or name another place with "
+                        f"{ELSEWHERE}."
                     )
                 file.write(chunk)
-                progress(Progress(job.archive, done, total))
+                progress(FetchProgress(job.archive, done, total))
     if total is not None and done < total:
         raise _CutError(f"{done} of {total} bytes arrived")
 
@@ -369,8 +243,8 @@ def _open(job: _Download, kept: _Kept) -> HTTPResponse:
         if error.code in _BUSY:
             raise _CutError(f"HTTP {error.code}") from error
         raise WeightsError(
-            f"{job.url} cannot be had: HTTP {error.code} (needed: a zip of state dicts). Name a mirror or folder with "
-            f"{_ELSEWHERE}, or place the .pth files at {job.folder / job.archive}."
+            f"{job.url} cannot be downloaded: HTTP {error.code} (needed: a zip of state dicts). Name a mirror or a "
+            f"folder with {ELSEWHERE}, or place the .pth files at {job.folder / job.archive}."
         ) from error
     except URLError as error:
         raise _UnreachableError(f"no connection: {error.reason}") from error
@@ -380,24 +254,24 @@ def _open(job: _Download, kept: _Kept) -> HTTPResponse:
         raise _CutError(str(error) or type(error).__name__) from error
     if not response.url.startswith(job.url.partition(":")[0].lower()):
         response.close()
-        raise WeightsError(f"{job.url} leads to {response.url}, without encryption. Name another place: {_ELSEWHERE}")
+        raise WeightsError(f"{job.url} leads to {response.url}, without encryption. Name another place: {ELSEWHERE}")
     return response
 
 
-class _Extent(NamedTuple):
+class _AnswerRange(NamedTuple):
     start: int
     """First byte of the file that the answer holds."""
     total: int | None
     """Bytes of the whole file."""
 
 
-def _extent(response: HTTPResponse) -> _Extent:
+def _extent(response: HTTPResponse) -> _AnswerRange:
     if response.status != 206:
-        return _Extent(0, response.length)
+        return _AnswerRange(0, response.length)
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
     if not match:
-        return _Extent(-1, None)
-    return _Extent(int(match[1]), int(match[2]) + 1 if match[3] == "*" else int(match[3]))
+        return _AnswerRange(-1, None)
+    return _AnswerRange(int(match[1]), int(match[2]) + 1 if match[3] == "*" else int(match[3]))
 
 
 def _version(response: HTTPResponse) -> str | None:
@@ -408,7 +282,7 @@ def _version(response: HTTPResponse) -> str | None:
 
 def _body(response: HTTPResponse) -> Iterator[bytes]:
     try:
-        while chunk := response.read(_CHUNK):
+        while chunk := response.read(CHUNK):
             yield chunk
     except (OSError, HTTPException) as error:
         raise _CutError(str(error) or type(error).__name__) from error

@@ -39,7 +39,7 @@ def conv_bn(channels: int, out: int, kernel: int, stride: int = 1, *, bias: bool
 
 
 def resize_to(x: Tensor, like: Tensor, mode: Upsampling) -> Tensor:
-    """Up-sample to the exact (H, W) of ``like``: odd sizes occur, so a factor of 2 would be wrong."""
+    """Upsample to the exact (H, W) of ``like``: odd sizes occur, so a factor of 2 would be wrong."""
     if mode == "nearest":
         return F.interpolate(x, size=like.shape[-2:], mode="nearest")
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
@@ -163,7 +163,7 @@ class Adapter(nn.Module):
 
 
 class UpBranch(nn.Module):
-    """Coarse to fine: each map is smoothed for the output, and up-sampled and added to the next finer one."""
+    """Coarse to fine: each map is smoothed for the output, and upsampled and added to the next finer one."""
 
     def __init__(self, letter: str, upsampling: Upsampling) -> None:
         super().__init__()

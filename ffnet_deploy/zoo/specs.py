@@ -15,10 +15,10 @@ from typing import Literal
 
 from ffnet_deploy.errors import UnknownModelError
 
-Task = Literal["segmentation", "classification"]
+Purpose = Literal["segmentation", "classification"]
 Upsampling = Literal["nearest", "bilinear"]
 Deployment = Literal["mobile", "gpu_small", "gpu_large"]
-"""As published: mobile up-samples by nearest, GPUs by bilinear; the small ones have a strided first stage."""
+"""As published: mobile upsamples by nearest, GPUs by bilinear; the small ones have a strided first stage."""
 
 
 def _gaussian_taps() -> tuple[float, ...]:
@@ -48,7 +48,7 @@ class ModelSpec:
     """One published model and its contract: what goes in, what is inside, what comes out."""
 
     name: str
-    task: Task
+    task: Purpose
     deployment: Deployment
     backbone: str
     """Depth and width variant: ``46NS``, ``150``, ``86S``."""
@@ -200,7 +200,7 @@ def _segmentation(backbone: str, letters: str, suffix: str, published: Published
     )
 
 
-def _rows() -> Iterator[ModelSpec]:
+def _segmentation_rows() -> Iterator[ModelSpec]:
     for letters, pairs in _MOBILE_PAIRS.items():
         for suffix in ("_mobile", "_mobile_pre_down"):
             for backbone, miou in pairs.items():
@@ -213,12 +213,15 @@ def _rows() -> Iterator[ModelSpec]:
             yield _segmentation(backbone, letters, "", Published(*figures))
     for backbone, letters, suffix in _TRAIN:
         yield _segmentation(backbone, letters, f"{suffix}_train", Published())
+
+
+def _classification_rows() -> Iterator[ModelSpec]:
     for (deployment, letters), backbones in _CLASSIFICATION.items():
         for backbone in backbones:
             yield _classification(backbone, letters, deployment)
 
 
-SPECS: dict[str, ModelSpec] = {spec.name: spec for spec in _rows()}
+SPECS: dict[str, ModelSpec] = {spec.name: spec for spec in (*_segmentation_rows(), *_classification_rows())}
 
 
 def list_models() -> list[str]:
@@ -245,7 +248,7 @@ def find(name: str) -> ModelSpec:
 
 
 def changed(name: str, upsampling: str | None) -> ModelSpec:
-    """The spec of ``name``, up-sampling bilinearly if that is asked for.
+    """The spec of ``name``, upsampling bilinearly if that is asked for.
 
     Raises:
         UnknownModelError: no model has this name.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ffnet_deploy.artifacts import sha256_of
+from ffnet_deploy.artifacts.writing import sha256_of
 from ffnet_deploy.errors import WeightsError
 from ffnet_deploy.zoo.checkpoint import State, read_state, some
 from ffnet_deploy.zoo.network import FFNet
@@ -27,7 +27,7 @@ UNTRAINED = "untrained"
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedWeights:
     """A module and what its weights are."""
 
     module: FFNet
@@ -59,8 +59,8 @@ def build_model(name: str, weights: str | Path | None = None) -> nn.Module:
     return FFNet(spec).eval() if weights is None else load(spec, Path(weights)).module
 
 
-def load(spec: ModelSpec, path: Path) -> Loaded:
-    """Build ``spec`` and fill it from ``path``, strictly but for the published files' known peculiarities.
+def load(spec: ModelSpec, path: Path) -> LoadedWeights:
+    """Build ``spec`` and fill it from ``path``. Every key must fit, apart from known peculiarities of published files.
 
     Raises:
         WeightsError: the file is absent, damaged, hostile, or does not fit.
@@ -72,23 +72,23 @@ def load(spec: ModelSpec, path: Path) -> Loaded:
     _check_keys(spec, path, state, shapes_of(fitted))
     # `_train` models keep their head's initialisation; every other key was checked above.
     module.load_state_dict(state, strict=not spec.train)
-    return Loaded(module.eval(), sha256_of(path), marks, (*marks, *notes))
+    return LoadedWeights(module.eval(), sha256_of(path), marks, (*marks, *notes))
 
 
-def load_random(spec: ModelSpec, seed: int = 0) -> Loaded:
-    """Build ``spec`` with drawn weights whose batch norms and biases matter, for latency work and tests."""
+def load_random(spec: ModelSpec, seed: int = 0) -> LoadedWeights:
+    """Build ``spec`` with random weights, whose batch norms and biases matter, for latency work and tests."""
     module = FFNet(spec)
     drawn = {name: draw(name, shape, seed) for name, shape in shapes_of(spec).items()}
     state = {name: torch.from_numpy(values) for name, values in drawn.items() if values is not None}
     module.load_state_dict({**module.state_dict(), **state})
-    return Loaded(module.eval(), f"random-{seed}", (UNTRAINED,))
+    return LoadedWeights(module.eval(), f"random-{seed}", (UNTRAINED,))
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray | None:
     """Values (float32, ``shape``) of one state-dict entry; None leaves it as the module made it.
 
-    Depends on the seed and the name alone, so equal layers of two models are equal. Held to
-    ``tests/data/deterministic.py``, which made the recorded outputs.
+    Depends on the seed and the name alone, so equal layers of two models are equal. Tested against
+    ``tests/support/golden/deterministic.py``, which made the recorded outputs.
     """
     if name.endswith("num_batches_tracked") or name == _BLUR:
         return None

@@ -28,8 +28,8 @@ class ImageSample:
     label: int
     """0..999, the rank of the class's wnid."""
     real: tuple[int, ...] | None
-    """ReaL labels, any of which is right; empty where the authors found none (such pictures do not count), None where
-    the set is scored without them."""
+    """ReaL labels, any of which is right. Empty if the authors found none: such pictures do not count. None if the set
+    is scored without ReaL labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class ImageNetSet:
 
 
 def find_set(root: Path, *, real_labels: Path | None = None) -> ImageNetSet:
-    """List a set in whatever layout it lies, and hold it to completeness; no picture is read.
+    """List a set in any of its layouts, and check that it is complete. No picture is read.
 
     Args:
         root: the folder, tar or parquet file. Looked for in turn: ``val``, ``validation``, ``ILSVRC/Data/CLS-LOC/val``
@@ -95,7 +95,7 @@ def load(sample: ImageSample) -> np.ndarray:
 
 
 def decode_sample(sample: ImageSample, data: bytes) -> np.ndarray:
-    """What :func:`load` makes of the sample's bytes; apart from it for those who hash what they read.
+    """What :func:`load` makes of the sample's bytes, for callers that also hash what they read.
 
     Raises:
         DataError: the bytes are damaged, or no picture.
@@ -104,7 +104,7 @@ def decode_sample(sample: ImageSample, data: bytes) -> np.ndarray:
 
 
 def _check(root: Path, found: list[Found]) -> None:
-    """No picture twice, and no interrupted copy of the published set."""
+    """Refuse a set that has a picture twice, or that is an interrupted copy of the published set."""
     numbers: dict[int, Found] = {}
     for item in found:
         number = number_of(item.picture.file)
@@ -118,7 +118,7 @@ def _check(root: Path, found: list[Found]) -> None:
         numbers[number] = item
     counts = Counter(item.label for item in numbers.values())
     whole = sum(count == _EACH for count in counts.values())
-    # A sample drawn from the set is thin everywhere; a copy that was cut off has whole classes and others.
+    # A random sample of the set lacks pictures of every class. A copy that was cut off has some whole classes.
     cut = sorted(label for label, count in counts.items() if count < _EACH)
     if whole and cut:
         raise DataError(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ffnet_deploy.data.imagenet.packed import Picture, is_clutter, is_picture, shards_in, tar_pictures
+from ffnet_deploy.data.imagenet.packed import PackedPicture, is_clutter, is_picture, shards_in, tar_pictures
 from ffnet_deploy.data.imagenet.truth import class_of, stem_of, truth_beside, wnid_in
 from ffnet_deploy.data.stored import File
 from ffnet_deploy.errors import DataError
@@ -34,7 +34,7 @@ def _has_class(folder: Path) -> bool:
 class Found(NamedTuple):
     """A picture and its label, 0..999."""
 
-    picture: Picture
+    picture: PackedPicture
     label: int
 
 
@@ -78,7 +78,7 @@ def _one_file(path: Path) -> Layout:
 
 
 def _parquet(shards: Sequence[Path]) -> Layout:
-    # PyArrow is loaded for those who have shards.
+    # Only those who have shards need PyArrow.
     from ffnet_deploy.data.imagenet.parquet import rows_of
 
     found = [Found(picture, label) for shard in shards for picture, label in rows_of(shard)]
@@ -107,7 +107,7 @@ def _folder(root: Path, folder: Path) -> Layout | None:
         return _class_folders(folder, folders)
     if not pictures:
         return None
-    flat = [Picture(path.name, path.name, File(path)) for path in pictures]
+    flat = [PackedPicture(path.name, path.name, File(path)) for path in pictures]
     # Labels may lie in any folder from the pictures' own up to root, and beside a root that is the pictures' own.
     above = [path for path in (folder, *folder.parents) if path.is_relative_to(root)]
     return _with_truth("plain files", folder, flat, above if folder != root else (root, root.parent))
@@ -126,7 +126,7 @@ def _class_folders(folder: Path, folders: Sequence[Path]) -> Layout:
         names = " and ".join(path.name for path, label in labels.items() if label == twice[0])
         raise DataError(f"{folder} has class {twice[0]} twice, as {names} (once was needed). Keep one of the folders.")
     found = [
-        Found(Picture(f"{path.name}/{file.name}", file.name, File(file)), label)
+        Found(PackedPicture(f"{path.name}/{file.name}", file.name, File(file)), label)
         for path, label in labels.items()
         if label is not None
         for file in _pictures_of(path)
@@ -147,8 +147,8 @@ def _pictures_of(folder: Path) -> Iterator[Path]:
         yield path
 
 
-def _with_truth(what: str, where: Path, pictures: list[Picture], folders: Sequence[Path]) -> Layout:
-    """Give each picture the label that its own name or a file beside has for it; none may be left over."""
+def _with_truth(what: str, where: Path, pictures: list[PackedPicture], folders: Sequence[Path]) -> Layout:
+    """Give each picture the label that its own name or a file beside it has for it. No picture may be left over."""
     stems = Counter(stem_of(picture.file) for picture in pictures)
     twice = sorted(stem for stem, count in stems.items() if count > 1)
     if twice:
@@ -168,7 +168,7 @@ def _with_truth(what: str, where: Path, pictures: list[Picture], folders: Sequen
     if missing:
         raise DataError(
             f"{path} names {len(labels)} pictures, and {where} has {len(labels) - len(missing)} of them, without "
-            f"{missing[0]} (all were needed). Copy the rest, or put a val.txt of the pictures that are to count beside."
+            f"{missing[0]} (all were needed). Copy the rest, or put a val.txt of the pictures that count beside them."
         )
     if extra:
         raise DataError(

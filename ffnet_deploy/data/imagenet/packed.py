@@ -15,13 +15,13 @@ _CLUTTER = ("thumbs.db", "desktop.ini")
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?$")
 
 
-class Picture(NamedTuple):
+class PackedPicture(NamedTuple):
     """One picture, not yet read."""
 
     name: str
     """Unique in its set."""
     file: str
-    """Its own file name, wherever it lies; lists and numbers go by it."""
+    """Its own file name, by which lists and numbers name it."""
     source: Stored
 
 
@@ -35,7 +35,7 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(_ENDINGS)
 
 
-def tar_pictures(path: Path) -> list[Picture]:
+def tar_pictures(path: Path) -> list[PackedPicture]:
     """The pictures in an uncompressed tar, as offsets in it; folders in their names are dropped.
 
     Raises:
@@ -52,7 +52,7 @@ def tar_pictures(path: Path) -> list[Picture]:
     for member, offset, size in members:
         name = PurePosixPath(member).name
         if is_picture(name) and not is_clutter(name):
-            found.append(Picture(name, name, Slice(path, member, offset, size)))
+            found.append(PackedPicture(name, name, Slice(path, member, offset, size)))
     if not found:
         raise DataError(f"{path} holds no pictures ({_ENDINGS[0].upper()} files were needed). Download it again.")
     return found

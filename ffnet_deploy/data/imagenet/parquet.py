@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ffnet_deploy.data.imagenet.packed import Picture
+from ffnet_deploy.data.imagenet.packed import PackedPicture
 from ffnet_deploy.data.imagenet.truth import CLASSES
 from ffnet_deploy.data.stored import File
 from ffnet_deploy.errors import DataError, needs
@@ -52,8 +52,8 @@ class ParquetRow:
         return f"{self.row}:{File(self.shard).stamp()}"
 
 
-def rows_of(shard: Path) -> Iterator[tuple[Picture, int]]:
-    """Pictures and labels of a shard in its order, which their names keep: rows are read fast one after the other.
+def rows_of(shard: Path) -> Iterator[tuple[PackedPicture, int]]:
+    """Pictures and labels of a shard, in its order. Their names sort in the same order: that is the fast way to read.
 
     Raises:
         DataError: no parquet file, other columns than ``image`` (``bytes``, ``path``) and ``label``, or a label that
@@ -79,15 +79,15 @@ def rows_of(shard: Path) -> Iterator[tuple[Picture, int]]:
                 f"{shard}, row {row} has the label {label} (0 to {CLASSES - 1} was needed). Use the validation split."
             )
         name = f"{shard.stem}/{row:06d}"
-        yield Picture(name, file_name or name, ParquetRow(shard, row)), label
+        yield PackedPicture(name, file_name or name, ParquetRow(shard, row)), label
 
 
 class _Reader:
-    """Goes through a shard's row groups; keeps the last batches, and starts a group again for a row before them."""
+    """Reads through a shard's row groups. It keeps the last batches; for an earlier row it reads the group again."""
 
     def __init__(self, shard: Path) -> None:
-        # Buffered: without it, a column of a whole row group would be held, up to the shard's size. What is held is a
-        # page: with 100 rows to a group, as published, 11 MB.
+        # With a buffer, PyArrow holds one page: 11 MB with 100 rows to a group, as published. Without one it would hold
+        # the column of a whole row group, which may be the whole shard.
         self._file = pq.ParquetFile(shard, buffer_size=1 << 20, pre_buffer=False)
         metadata = self._file.metadata
         sizes = (metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))

@@ -159,7 +159,7 @@ def _add(path: Path, labels: dict[str, int], name: str, label: int) -> None:
 
 
 def _from_devkit(path: Path, read: Callable[[str], bytes]) -> dict[str, int]:
-    """Line i is picture i's ILSVRC2012_ID, which is no rank of wnids: the synset table says which wnid it is.
+    """Line i has picture i's ILSVRC2012_ID. It is not the rank of a wnid; the synset table gives the wnid.
 
     Source: torchvision ``datasets/imagenet.py`` (synsets without children are the 1000 classes).
     """

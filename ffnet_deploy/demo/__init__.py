@@ -1,0 +1,1 @@
+"""The demo: small models, really trained on synthetic data, taken through every stage."""

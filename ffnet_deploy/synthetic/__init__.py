@@ -1,0 +1,1 @@
+"""Drawn data: street scenes and pictures of things, to try every command on."""

@@ -1,0 +1,286 @@
+"""Calibration: bounded, resumable, used again when nothing has changed, and clear about what it was made from."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hostile
+import numpy as np
+import onnx
+import pytest
+from support.calibrated import STEM, block, changed, run, values_of, write_photos, write_streets
+from support.cli_runner import Cli
+from support.fakes import SMALL, SMALL_SHAPE, small_graph, street_feeds
+from support.graphs import put_graph
+
+from ffnet_deploy.artifacts.records import GraphRecord, load_record
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.calibration import observe
+from ffnet_deploy.calibration.methods import METHODS, PERCENTILE
+from ffnet_deploy.calibration.record import Calibration, read_calibration
+from ffnet_deploy.calibration.selection import find_images
+from ffnet_deploy.errors import DataError, FFNetDeployError, PrecisionError, UsageError
+from ffnet_deploy.graph import facts
+from ffnet_deploy.graph.current import current_graph
+from ffnet_deploy.graph.from_torch import export
+from ffnet_deploy.graph.qdq import quantise, watched
+from ffnet_deploy.pipeline.build import BuildOptions, build
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
+from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
+from ffnet_deploy.zoo.specs import find
+from ffnet_deploy.zoo.weights import load_random
+
+
+@pytest.fixture
+def space(workspace: Workspace) -> Workspace:
+    put_graph(workspace, block())
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("streets")
+    write_streets(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    write_photos(folder)
+    return folder
+
+
+def test_ranges_of_all_that_either_dialect_needs(space: Workspace, streets: Path) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    found = calibrate(space, None, CalibrateOptions(streets), lambda *what: told.append(what))
+    values = values_of(found)
+    assert found.path == space.root / "calibration" / f"{STEM}.json"
+    assert read_calibration(space, found.path) == found
+    assert list(values["tensors"]) == list(watched(onnx.load_from_string(block())))
+    for tensor in values["tensors"].values():
+        assert tensor["low"] <= tensor["high"]
+        assert {*tensor} == {"low", "high", "values", "channels", *METHODS}
+        magnitude, low, high = tensor["max"]
+        assert (magnitude, low, high) == (
+            max(-low, high),
+            min(tensor["low"], 0),
+            max(tensor["high"], 0),
+        )
+    shapes = facts.shapes(onnx.load_from_string(block()))
+    assert all(len(tensor["channels"]) == shapes[name][1] for name, tensor in values["tensors"].items())
+    assert [what for what in told if what[0] == "looking at channels"][-1] == ("looking at channels", 5, 5)
+    images = values["images"]
+    assert (images["title"], len(images["names"]), images["resized"]) == ("Cityscapes train", 5, False)
+    assert all(name.split("/")[0] in ("ahornstadt", "birkenau") for name in images["names"])
+    assert values["graph"] == {"file": f"{STEM}.onnx", "sha256": current_graph(space, None).record.file.sha256}
+    assert (values["method"], values["percentile"], values["marks"]) == ("percentile", PERCENTILE, ["untrained"])
+    assert [what for what in told if what[0] == "calibrating"] == [("calibrating", i, 5) for i in range(6)]
+    assert not list(space.root.glob("calibration/*.npz"))
+
+
+def test_channels_are_seen_on_a_few_images_evenly_and_the_largest_counts(
+    space: Workspace, streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = find_images(current_graph(space, None), streets, None, allow_val=False)
+    assert images.some(2).names == (images.names[0], images.names[2])
+    assert images.some(9) == images
+    every = run(space, streets).file.tensors
+    monkeypatch.setattr(observe, "_FEW_PIXELS", 0)
+    monkeypatch.setattr(observe, "_FEWEST", 2)
+    told: list[tuple[str, int, int | None]] = []
+    options = CalibrateOptions(streets, percentile=99.9)
+    some = calibrate(space, None, options, lambda *what: told.append(what)).file.tensors
+    assert [what for what in told if what[0] == "looking at channels"][-1] == ("looking at channels", 2, 2)
+    pairs = [pair for name in every for pair in zip(every[name].channels, some[name].channels, strict=True)]
+    assert all(larger >= smaller for larger, smaller in pairs)
+    assert any(larger > smaller for larger, smaller in pairs)
+
+
+def noise(found: Calibration, space: Workspace) -> float:
+    """Of INT8's logits by the plain maximum, as a share of what FP32's vary by."""
+    model = onnx.load(current_graph(space, None).path)
+    integers = quantise(found.equalised(model).model, found.limits("max"), "cpu").model
+    (feed,) = street_feeds(SMALL_SHAPE, 1)
+    given = []
+    for graph in (model, integers):
+        with OnnxRuntimeRunner(graph.SerializeToString(), threads=1, exact=True) as runner:
+            given.append(runner(feed)["logits"])
+    return float((given[0] - given[1]).std() / given[0].std())
+
+
+def test_hostile_weights_lose_no_more_than_those_they_were_made_from(workspace: Workspace, streets: Path) -> None:
+    put_graph(workspace, small_graph())
+    plain = noise(run(workspace, streets, images=2), workspace)
+    network = load_random(find(SMALL)).module
+    network.load_state_dict(hostile.tailed(hostile.scaled(network.state_dict())))
+    put_graph(workspace, export(network, find(SMALL), SMALL_SHAPE, opset=20, metadata={}).SerializeToString())
+    assert noise(run(workspace, streets, images=2), workspace) < 1.5 * plain
+
+
+def test_a_folder_of_pictures_is_resized_and_says_so(space: Workspace, photos: Path) -> None:
+    images = values_of(run(space, photos))["images"]
+    assert (images["title"], images["resized"]) == ("folder of images", True)
+    assert images["names"] == ["a.png", "b.jpg", "more/c.webp"]
+
+
+def test_its_command_can_be_pasted_and_its_sessions_are_closed(
+    space: Workspace, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[OnnxRuntimeRunner] = []
+    close = OnnxRuntimeRunner.close
+
+    def counted(runner: OnnxRuntimeRunner) -> None:
+        closed.append(runner)
+        close(runner)
+
+    monkeypatch.setattr(OnnxRuntimeRunner, "close", counted)
+    folder = shutil.copytree(photos, tmp_path / "my photos; all")
+    found = run(space, folder)
+    assert shlex.split(str(found.again))[3:5] == ["--data", str(folder)]
+    assert closed
+
+
+def test_its_command_makes_it_again(space: Workspace, photos: Path, tmp_path: Path, cli: Cli) -> None:
+    folder = shutil.copytree(photos, tmp_path / "val" / "my photos")
+    first = run(space, folder, images=2, method="mse", percentile=99.5, allow_val=True)
+    first.path.unlink()
+    result = cli(*shlex.split(str(first.again))[1:])
+    assert result.code == 0, result.err
+    again = read_calibration(space, first.path)
+    assert again.fingerprint == first.fingerprint
+    for name in ("model", "graph", "images", "method", "percentile", "marks", "tensors"):
+        assert getattr(again.file, name) == getattr(first.file, name), name
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "says"),
+    [
+        ({"images": 1}, UsageError, r"--images 1 is too few .*2 or more"),
+        ({"images": 6}, DataError, r"holds 5 images \(6 were asked for\)"),
+        ({"method": "guess"}, UsageError, r"--method 'guess' is not known \(entropy, percentile, mse, max are\)"),
+        ({"percentile": 100.0}, UsageError, "--percentile 100 is out of range"),
+    ],
+    ids=["one", "too many", "method", "percentile"],
+)
+def test_options_that_cannot_be(
+    space: Workspace, streets: Path, options: dict[str, Any], kind: type[FFNetDeployError], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        run(space, streets, **options)
+    assert not (space.root / "calibration").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_activation_that_is_not_finite_is_named_with_its_image(
+    space: Workspace, streets: Path, value: float
+) -> None:
+    def poison(name: str, values: np.ndarray) -> np.ndarray:
+        return np.full_like(values, value) if name == "b1" else values
+
+    put_graph(space, changed(block(), poison))
+    with pytest.raises(PrecisionError, match=r"^c on ahornstadt/.* is not finite"):
+        run(space, streets)
+    assert not list((space.root / "calibration").glob("*.json"))
+
+
+def test_a_dead_network_calibrates_and_says_what_has_no_range(workspace: Workspace, streets: Path) -> None:
+    def kill(name: str, values: np.ndarray) -> np.ndarray:
+        return np.zeros_like(values) if name.startswith("backbone_model.layer2.3.conv1.") else values
+
+    put_graph(workspace, changed(small_graph(), kill))
+    found = run(workspace, streets, images=2)
+    assert found.file.tensors["backbone_model.layer2.3.relu/Relu"].max == (0, 0, 0)
+    assert values_of(found)["tensors"]["backbone_model.layer2.3.relu/Relu"]["max"] == [0, 0, 0]
+    for runtime in ("tensorrt-rtx", "onnxruntime"):
+        (engine,) = build(workspace, None, BuildOptions(("int8",), runtime))
+        assert 0.98 < engine.record.found.share["int8"] < 0.99
+    for kind in ("int8", "int8-cpu"):
+        record = load_record(workspace.models / f"{STEM}.{kind}.onnx", GraphRecord, remedy="build")
+        assert record.found.declined["backbone_model.layer2.3.conv2/Conv"] == (
+            "backbone_model.layer2.3.relu/Relu was 0 on every calibration image, which gives no range"
+        )
+
+
+# --- interruptions --------------------------------------------------------------------------------------------------
+
+
+def stop_at(count: int) -> Any:
+    def stop(what: str, done: int, _total: int | None) -> None:
+        if (what, done) == ("calibrating", count):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_an_interrupted_calibration_continues(space: Workspace, streets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(space, streets).file.tensors
+    (space.root / "calibration" / f"{STEM}.json").unlink()
+    monkeypatch.setattr(observe, "_SAVE_EVERY_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(space, None, CalibrateOptions(streets), stop_at(4))
+    (state,) = (space.root / "calibration").iterdir()
+    assert state.name == f"{STEM}.partial.npz"
+    resumed = run(space, streets)
+    assert resumed.file.resumed_at == 3
+    assert resumed.file.tensors == whole
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("left", [b"", b"PK\x03\x04 torn", b"nonsense"], ids=["empty", "torn", "nonsense"])
+def test_what_is_left_of_something_else_is_not_used(space: Workspace, streets: Path, left: bytes) -> None:
+    folder = space.root / "calibration"
+    folder.mkdir()
+    (folder / f"{STEM}.partial.npz").write_bytes(left)
+    assert run(space, streets, images=2).file.resumed_at == 0
+
+
+def test_state_of_other_images_is_not_used(space: Workspace, streets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observe, "_SAVE_EVERY_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(space, None, CalibrateOptions(streets), stop_at(3))
+    assert run(space, streets, images=4).file.resumed_at == 0
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.calibration import observe
+from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
+observe._SAVE_EVERY_S = 0.0
+def told(*what):
+    print(*what, flush=True)
+    if what[:2] == ("calibrating", 4):
+        time.sleep(60)
+calibrate(Workspace(Path(sys.argv[1])), None, CalibrateOptions(Path(sys.argv[2])), told)
+"""
+
+
+def test_killed_in_the_middle_nothing_is_lost(space: Workspace, streets: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(space.root), str(streets)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("calibrating 4"):
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not list((space.root / "calibration").glob("*.json"))
+    found = run(space, streets)
+    assert found.file.resumed_at == 3
+    assert {p.suffix for p in (space.root / "calibration").iterdir() if not p.name.startswith(".")} == {".json"}

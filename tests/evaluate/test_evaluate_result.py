@@ -1,0 +1,258 @@
+"""Results go into a JSON file and come back as they were; a damaged file is one line, never a wrong number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.places import GONE, damaged
+from support.results import ANSWERS, RESULTS, RUN
+
+from ffnet_deploy.errors import DataError
+from ffnet_deploy.evaluate.merge import _read
+from ffnet_deploy.evaluate.outcome import Results
+from ffnet_deploy.evaluate.protocols import SegmentationProtocol
+from ffnet_deploy.evaluate.result import EVAL_SCHEMA, SetPart, read_evaluation
+
+BOTH = pytest.mark.parametrize("results", [RESULTS, ANSWERS], ids=["cityscapes", "imagenet"])
+
+
+def as_text(results: Results) -> str:
+    return json.dumps(results.scored(run=RUN).to_json(), allow_nan=False)
+
+
+def read(folder: Path, text: str) -> Results:
+    file = folder / "result.json"
+    file.write_text(text)
+    return _read(file)
+
+
+def refused(folder: Path, values: dict[str, Any], says: str = "") -> None:
+    with pytest.raises(DataError) as caught:
+        read(folder, json.dumps(values))
+    message = str(caught.value)
+    assert says in message
+    assert str(folder / "result.json") in message
+    assert "\n" not in message
+
+
+# --- there and back -------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("changes", [{}, {"limit": 5}, {"shard": (1, 1)}, {"limit": 5, "shard": (1, 1)}])
+def test_results_come_back_from_json(tmp_path: Path, results: Results, changes: dict[str, Any]) -> None:
+    before = replace(results, part=replace(results.part, **changes))
+    after = read(tmp_path, as_text(before))
+    for name in ("command", "model", "sources", "part", "protocol", "rungs", "skipped", "marks", "tools"):
+        assert getattr(after, name) == getattr(before, name), name
+    first, second = before.scored(run=RUN).file, after.scored(run=RUN).file
+    assert replace(second, created=first.created) == first
+    # The file itself, too, with its scores.
+    assert replace(read_evaluation(tmp_path / "result.json"), created=first.created) == first
+
+
+def test_results_know_the_reference_of_each_entry() -> None:
+    assert RESULTS.references() == [0, 1, 0, 1, 1]
+    rungs = RESULTS.scored().file.rungs
+    assert [rung.drop_interval is None for rung in rungs] == [True, True, False, False, False]
+
+
+@BOTH
+def test_more_keys_do_no_harm(tmp_path: Path, results: Results) -> None:
+    true = json.loads(as_text(results))
+    values = json.loads(json.dumps(true))
+    values["later"] = 1
+    values["rungs"][0]["later"] = values["set"]["later"] = values["images"][0]["later"] = 1
+    again = read(tmp_path, json.dumps(values)).scored(run=RUN).to_json()
+    assert json.loads(json.dumps(again)) == {**true, "created": again["created"]}
+
+
+def test_the_hash_is_of_images_and_their_order() -> None:
+    hashes = {
+        replace(RESULTS, images=images).scored().file.set.sha256
+        for images in (RESULTS.images, RESULTS.images[::-1], RESULTS.images[:-1])
+    }
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        (RESULTS.part, "custom set, 5 images"),
+        (replace(RESULTS.part, limit=3, total=3), "custom set, 5 images, the first 3"),
+        (replace(RESULTS.part, shard=(2, 4)), "custom set, 5 images, shard 2 of 4"),
+        (replace(RESULTS.part, limit=3, total=3, shard=(2, 3)), "custom set, 5 images, the first 3, shard 2 of 3"),
+    ],
+)
+def test_a_part_is_named(part: SetPart, text: str) -> None:
+    assert str(part) == text
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v.update(schema=EVAL_SCHEMA - 1),
+        lambda v: v.pop("schema"),
+        lambda v: v.update(command="bench"),
+        lambda v: v.pop("rungs"),
+        lambda v: v["rungs"][0].pop("sha256"),
+        lambda v: v["set"].pop("names"),
+        lambda v: v["set"].update(shard=5),
+        lambda v: v["images"][0].pop("equal"),
+        lambda v: v["skipped"][0].pop("reason"),
+        lambda v: v.update(marks=None),
+    ],
+)
+def test_other_json_is_refused(tmp_path: Path, change: Change) -> None:
+    values = json.loads(as_text(RESULTS))
+    change(values)
+    refused(tmp_path, values, "holds no result of eval of this version")
+
+
+def _twice(values: dict[str, Any]) -> None:
+    values["rungs"][3] = values["rungs"][2]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_twice, "a rung is there twice"),
+        (lambda v: v["rungs"].reverse(), "the reference first"),
+        (lambda v: v["rungs"].pop(1), "the reference first"),
+        (lambda v: v.update(rungs=[]), "the reference first"),
+        (lambda v: v["rungs"][4].update(align_corners=None), "the reference first"),
+        (lambda v: v["protocol"].update(align_corners=[]), "the reference first"),
+        (lambda v: v["protocol"].update(align_corners=[False, False]), "the reference first"),
+        (lambda v: v["rungs"].pop(), "has results of 5 rungs, and there are 4"),
+        (lambda v: v["images"][1]["equal"].pop(), "city/1 has results of 4 rungs, and there are 5"),
+        (lambda v: v["images"][1]["confusion"].pop(), "city/1 has results of 5 rungs"),
+        (lambda v: v["images"].pop(), "its images are not those that set.images and set.sha256 tell"),
+        (lambda v: v["images"].reverse(), "its images are not those that set.images and set.sha256 tell"),
+        (lambda v: v["set"].update(sha256="0" * 64), "its images are not those that set.images and set.sha256 tell"),
+        (lambda v: v["set"].update(images=4), "its images are not those that set.images and set.sha256 tell"),
+        (lambda v: v["images"][1].update(name="city/0"), "an image is there twice"),
+        (lambda v: v["set"].update(total=6), "5 images are not part 1 of 1 of 6"),
+        (lambda v: v["set"].update(shard=[2, 1]), "5 images are not part 2 of 1 of 5"),
+        (lambda v: v["set"].update(shard=[1, 2]), "5 images are not part 1 of 2 of 5"),
+        (lambda v: v["set"].update(limit=4), "a limit of 4 does not give 5 images"),
+        (lambda v: v["protocol"].update(size=[64, 64]), "has 8192 pixels, and not 64x64"),
+        (lambda v: v["images"][2].update(pixels=8191), "city/2 has 8191 pixels, and not 64x128"),
+        (lambda v: v["images"][2]["equal"].__setitem__(1, 8191), "city/2: the reference does not agree with itself"),
+        (lambda v: v["images"][2]["equal"].__setitem__(3, 8193), "counts more than its 8192 pixels"),
+        (lambda v: v["images"][2]["confusion"][3].update({"0": 8193}), "counts more than its 8192 pixels"),
+        (lambda v: v["images"][2]["confusion"][3].update({"0": 2**31 + 1}), "less than or equal to"),
+        (lambda v: v["images"][2]["confusion"][3].update({"361": 1}), "has no class pair 361"),
+        (lambda v: v["images"][2]["confusion"][3].update({"-1": 1}), "has no class pair -1"),
+        (lambda v: v["images"][2]["confusion"][3].update({"a\nb": 1}), "valid integer"),
+        (lambda v: v["images"][2]["confusion"][3].update({"0": -1}), "greater than or equal to 0"),
+        (lambda v: v["images"][2]["confusion"][3].clear(), "has another truth for some rungs"),
+        (lambda v: v["images"][2].update(name="a\nb", pixels=8191), "a b has 8191 pixels"),
+        (lambda v: v.update(command="eval imagenet"), "are not of eval imagenet"),
+        (lambda v: v.update(images=json.loads(as_text(ANSWERS))["images"]), "val_0 has results of 2 rungs"),
+        (lambda v: v["rungs"][2].update(confusion=[[]]), "its confusion matrix does not fit its classes"),
+        (lambda v: v["rungs"][2]["confusion"][18].pop(), "its confusion matrix does not fit its classes"),
+        (
+            lambda v: [v.update(rungs=[]), *(i.update(equal=[], confusion=[]) for i in v["images"])],
+            "the reference first",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused(tmp_path: Path, change: Change, says: str) -> None:
+    values = json.loads(as_text(RESULTS))
+    change(values)
+    refused(tmp_path, values, says)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda v: v["images"][1]["best"][0].__setitem__(0, 1000), "images.1."),
+        (lambda v: v["images"][1]["best"][0].__setitem__(0, -1), "images.1."),
+        (lambda v: v["images"][1]["best"].__setitem__(0, [1, 1, 2, 3, 4]), "val_1 has a class twice among the best"),
+        (lambda v: v["images"][1]["best"][0].pop(), "holds no result"),
+        (lambda v: v["images"][1]["best"].pop(), "val_1 has results of 1 rungs, and there are 2"),
+        (lambda v: v["images"][1].update(truth=[1000]), "images.1."),
+        (lambda v: v["images"][1].update(truth=[-1]), "images.1."),
+        (lambda v: v.update(command="eval cityscapes"), "are not of eval cityscapes"),
+        (lambda v: v["rungs"][1].update(align_corners=False), "the reference first"),
+    ],
+)
+def test_answers_that_contradict_themselves_are_refused(tmp_path: Path, change: Change, says: str) -> None:
+    values = json.loads(as_text(ANSWERS))
+    change(values)
+    refused(tmp_path, values, says)
+
+
+def test_counts_that_stand_among_answers_are_refused(tmp_path: Path) -> None:
+    values, other = json.loads(as_text(ANSWERS)), json.loads(as_text(RESULTS))
+    one = other["images"][0]
+    values["images"][0] = {**one, "sha256": values["images"][0]["sha256"], "equal": [8192] * 2, "confusion": [{}, {}]}
+    refused(tmp_path, values, "city/0 has no classes")
+
+
+HARMLESS = {
+    # What is not known, or was not asked for.
+    *((name, "None") for name in ("cores_online", "memory_bytes", "bytes", "run")),
+    *((name, "None") for name in ("miou", "miou_categories", "pixel_accuracy", "mean_class_accuracy", "drop")),
+    *((name, "None") for name in ("top1", "top5", "agreement")),
+    *((name, GONE) for name in ("limit", "shard", "merged", "align_corners", "resize", "crop", "filter")),
+    # Of a map the keys are free; scores by class are computed again from the counts.
+    *((name, GONE) for name in ("tools.numpy", "tools.torch", "tools.onnx", "stages_s.count")),
+    # A drop may have either sign.
+    *((name, "-1") for name in ("drop", "low", "high")),
+}
+"""All that is accepted, by the end of the path; none of it changes what a merge computes."""
+MAPS = ("iou", "iou_categories", "confusion")
+SMALL = replace(
+    RESULTS,
+    protocol=SegmentationProtocol((64, 128), None, (False,)),
+    rungs=RESULTS.rungs[:4:2],
+    images=[replace(one, equal=(8192, 5), matrices=one.matrices[:2]) for one in RESULTS.images[:2]],
+)
+
+
+@BOTH
+def test_no_field_can_be_damaged_unseen(tmp_path: Path, results: Results) -> None:
+    # Two images are enough for every field, and so are the reference and one engine with one upsampling.
+    small = SMALL if results is RESULTS else replace(results, images=results.images[:2])
+    small = replace(small, part=replace(results.part, total=2))
+
+    def error_of(text: str) -> str | None:
+        try:
+            read(tmp_path, text)
+        except DataError as error:
+            return str(error)
+        return None
+
+    tried = list(damaged(as_text(small), error_of, MAPS))
+    assert len(tried) > 400
+    assert not [one for one in tried if "\n" in (one.error or "")]
+    taken = [one[:2] for one in tried if one.error is None]
+    unseen = [
+        (at, value)
+        for at, value in taken
+        if not any(at.endswith(end) and value == harmless for end, harmless in HARMLESS)
+        and not (at.split(".")[-2:-1] == ["iou_categories"] and value in (GONE, "None"))
+    ]
+    assert unseen == []
+
+
+def test_files_that_are_nested_too_deeply(tmp_path: Path) -> None:
+    file = tmp_path / "deep.json"
+    nested = f'{{"schema": {EVAL_SCHEMA}, "command": "eval imagenet", "a": {"[" * 900}{"]" * 900}}}'
+    for text in ("[" * 100_000, nested):
+        file.write_text(text)
+        with pytest.raises(DataError, match="holds no result of eval of this version") as caught:
+            read_evaluation(file)
+        assert "\n" not in str(caught.value)

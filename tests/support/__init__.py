@@ -1,0 +1,1 @@
+"""What tests share: the command line, stand-ins, golden data."""

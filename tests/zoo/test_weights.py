@@ -1,0 +1,368 @@
+"""From a weight file to a module: what fits is loaded, what is known is adjusted, everything else is refused."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import pickle
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.golden import published_shapes
+from support.golden.deterministic import make_input, tensor_values
+from torch import Tensor
+
+from ffnet_deploy import build_model, cli
+from ffnet_deploy.artifacts.writing import sha256_of
+from ffnet_deploy.errors import UnknownModelError, WeightsError
+from ffnet_deploy.zoo import checkpoint, weights
+from ffnet_deploy.zoo.specs import SPECS, find
+
+SMALL = "segmentation_ffnet46NS_CCC_mobile"
+PRE_DOWN = f"{SMALL}_pre_down"
+BLUR = "smoothing.weight"
+MISFIT = "segmentation_ffnet18_dAAC"
+TRAIN = [name for name, spec in SPECS.items() if spec.train]
+VALUE = 0.25
+
+State = dict[str, Tensor]
+
+
+def hollow(shapes: dict[str, tuple[int, ...]]) -> State:
+    """A state dict whose file is small: every tensor is one number, seen through strides of zero."""
+    return {
+        key: (torch.tensor(7) if key.endswith("num_batches_tracked") else torch.tensor(VALUE)).expand(shape)
+        for key, shape in shapes.items()
+    }
+
+
+def published(name: str) -> State:
+    return hollow(published_shapes()[name])
+
+
+def saved(folder: Path, state: object) -> Path:
+    path = folder / "some.pth"
+    torch.save(state, path)
+    return path
+
+
+def as_bytes(value: object, *, legacy: bool = False) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file, _use_new_zipfile_serialization=not legacy)
+    return file.getvalue()
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(WeightsError) as caught:
+        call()
+    assert caught.value.exit_code == 3
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# --- what fits ------------------------------------------------------------------------------------------------------
+
+
+def test_public_signature() -> None:
+    assert str(inspect.signature(build_model)) == "(name: 'str', weights: 'str | Path | None' = None) -> 'nn.Module'"
+
+
+def test_build_model_without_weights_is_fresh_and_in_eval_mode() -> None:
+    first, second = build_model(SMALL), build_model(SMALL)
+    assert not any(module.training for module in first.modules())
+    assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in first.parameters())
+    key = "head.layers.3.last_layer.3.weight"
+    assert not torch.equal(first.state_dict()[key], second.state_dict()[key])
+
+
+def test_build_model_of_no_model() -> None:
+    with pytest.raises(UnknownModelError, match=SMALL):
+        build_model(SMALL.removesuffix("e"))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    made = weights.load_random(find(SMALL)).module
+    path = saved(tmp_path, made.state_dict())
+    for given in (path, str(path)):
+        model = build_model(SMALL, given)
+        assert not any(module.training for module in model.modules())
+        assert all(torch.equal(value, made.state_dict()[key]) for key, value in model.state_dict().items())
+    image = torch.from_numpy(make_input((1, 3, 64, 64), 0))
+    with torch.inference_mode():
+        assert torch.equal(model(image), made(image))
+
+
+def test_a_plain_file_has_no_marks(tmp_path: Path) -> None:
+    path = saved(tmp_path, published(SMALL))
+    loaded = weights.load(find(SMALL), path)
+    assert (loaded.sha256, loaded.marks, loaded.notes) == (sha256_of(path), (), ())
+
+
+# --- the known adjustments ------------------------------------------------------------------------------------------
+
+
+def test_the_blur_is_dropped_for_the_plain_twin(tmp_path: Path) -> None:
+    loaded = weights.load(find(SMALL), saved(tmp_path, published(PRE_DOWN)))
+    assert BLUR not in loaded.module.state_dict()
+    assert (loaded.marks, loaded.notes) == ((), (f"{BLUR} dropped",))
+
+
+def test_the_blur_is_added_where_the_file_lacks_it(tmp_path: Path) -> None:
+    loaded = weights.load(find(PRE_DOWN), saved(tmp_path, published(SMALL)))
+    assert loaded.module.state_dict()[BLUR].sum() == pytest.approx(3, abs=1e-6)
+    assert loaded.module.state_dict()[BLUR][0, 0, 2, 2] == pytest.approx(0.32472423, abs=1e-7)
+    assert (loaded.marks, loaded.notes) == ((), (f"{BLUR} added",))
+
+
+@pytest.mark.parametrize("name", TRAIN)
+def test_train_models_take_the_backbone_of_their_imagenet_model(name: str, tmp_path: Path) -> None:
+    spec = find(name)
+    parent = published(str(spec.imagenet_model))
+    loaded = weights.load(spec, saved(tmp_path, parent))
+    assert any("head" in note for note in loaded.notes)
+    found = loaded.module.state_dict()
+    for key, value in found.items():
+        if key in parent and key.startswith("backbone_model."):
+            assert torch.equal(value, parent[key]), key
+        elif not key.endswith(("bias", "running_mean", "num_batches_tracked")):
+            assert not (value == VALUE).all(), key
+    # ImageNet's first stage has no stride, so a strided one has a shortcut that no file knows.
+    own = {key for key in found if key.startswith("backbone_model.") and key not in parent}
+    assert all(key.startswith("backbone_model.layer1.0.downsample.") for key in own)
+    assert bool(own) == spec.strided
+
+
+def test_train_models_need_the_whole_backbone(tmp_path: Path) -> None:
+    name = "segmentation_ffnet86S_BBB_train"
+    state = published("classification_ffnet86S_BBX")
+    del state["backbone_model.layer3.2.conv1.weight"]
+    message = refusal(lambda: weights.load(find(name), saved(tmp_path, state)))
+    assert "1 missing: backbone_model.layer3.2.conv1.weight." in message
+
+
+@pytest.mark.parametrize(("letters", "middle"), [("AA", 512), ("AB", 256)])
+def test_a_daac_file_with_another_head_is_loaded_and_marked(letters: str, middle: int, tmp_path: Path) -> None:
+    other = replace(find(MISFIT), up_head=letters[0], segmentation_head=letters[1])
+    loaded = weights.load(find(MISFIT), saved(tmp_path, hollow(weights.shapes_of(other))))
+    assert loaded.marks == (f"head {letters} from the weight file instead of AC",)
+    assert loaded.notes == loaded.marks
+    assert loaded.module.state_dict()["head.layers.3.last_layer.0.weight"].shape[0] == middle
+    with torch.inference_mode():
+        assert loaded.module(torch.zeros(1, 3, 64, 64)).shape == (1, 19, 8, 8)
+
+
+def test_a_daac_file_that_fits_is_not_marked(tmp_path: Path) -> None:
+    loaded = weights.load(find(MISFIT), saved(tmp_path, published(MISFIT)))
+    assert (loaded.marks, loaded.notes) == ((), ())
+    assert loaded.module.state_dict()["head.layers.3.last_layer.0.weight"].shape[0] == 128
+
+
+def test_a_daac_file_that_fits_no_head_is_refused(tmp_path: Path) -> None:
+    state = published(MISFIT)
+    for key, value in state.items():
+        if key.startswith("head.layers.3.") and value.ndim:
+            state[key] = torch.tensor(VALUE).expand(300, *value.shape[1:])
+    message = refusal(lambda: weights.load(find(MISFIT), saved(tmp_path, state)))
+    assert "head.layers.3.last_layer.0.weight (300, 512, 3, 3) instead of (128, 512, 3, 3)" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("segmentation_ffnet18_dAAA", MISFIT), (SMALL, "segmentation_ffnet46NS_CBB_mobile"), (MISFIT, SMALL)],
+)
+def test_no_other_file_gets_another_head(name: str, file: str, tmp_path: Path) -> None:
+    message = refusal(lambda: weights.load(find(name), saved(tmp_path, published(file))))
+    assert f"does not fit {name}: " in message
+    assert f"ffnet-deploy weights fetch {name}" in message
+
+
+# --- what does not fit ----------------------------------------------------------------------------------------------
+
+
+def test_keys_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    state = published(SMALL)
+    key = "head.layers.3.last_layer.3.bias"
+    del state["backbone_model.conv0.weight"]
+    state["extra.weight"] = torch.ones(2)
+    state[key] = torch.zeros(21)
+    message = refusal(lambda: weights.load(find(SMALL), saved(tmp_path, state)))
+    assert "1 missing: backbone_model.conv0.weight; " in message
+    assert "1 unexpected: extra.weight; " in message
+    assert f"1 misshapen: {key} (21,) instead of (19,). " in message
+
+
+def test_a_long_list_is_cut(tmp_path: Path) -> None:
+    state = {key: value for key, value in published(SMALL).items() if not key.startswith("backbone_model.layer1.")}
+    missing = [key for key in published(SMALL) if key not in state]
+    message = refusal(lambda: weights.load(find(SMALL), saved(tmp_path, state)))
+    assert f"{len(missing)} missing: {', '.join(missing[:4])} and {len(missing) - 4} more. " in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_named(value: float, tmp_path: Path) -> None:
+    state = published(SMALL)
+    key = "backbone_model.layer2.1.bn1.running_var"
+    state[key] = state[key].clone()
+    state[key][3] = value
+    message = refusal(lambda: weights.load(find(SMALL), saved(tmp_path, state)))
+    assert f"not finite in {key}. " in message
+
+
+class Hostile:
+    """Makes a folder when it is unpickled by anything that trusts it."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "pickle2"])
+def test_a_pickle_that_wants_to_run_code_is_refused(form: str, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    state = {"backbone_model.conv0.weight": torch.ones(2), "hook": Hostile(marker)}
+    data = {
+        "zip": lambda: as_bytes(state),
+        "legacy": lambda: as_bytes(state, legacy=True),
+        "pickle": lambda: pickle.dumps(Hostile(marker)),
+        "pickle2": lambda: pickle.dumps(Hostile(marker), protocol=2),
+    }[form]()
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(data)
+    message = refusal(lambda: build_model(SMALL, path))
+    assert not marker.exists()
+    if form != "pickle":  # of that one PyTorch does not say so
+        assert "it wants to run code" in message
+    # The trap is a real one.
+    if form.startswith("pickle"):
+        pickle.loads(data)
+        assert marker.is_dir()
+
+
+GOOD = as_bytes(published(SMALL))
+BAD: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "text": (b"<html>404 Not Found</html>\n" * 20, "damaged"),
+    "zeros": (bytes(5000), ""),
+    "zip of nothing": (b"PK\x05\x06" + bytes(18), "damaged"),
+    "cut by half": (GOOD[: len(GOOD) // 2], "cannot be read"),
+    "cut by a byte": (GOOD[:-1], "cannot be read"),
+    "legacy, cut": (as_bytes({"a": torch.ones(99)}, legacy=True)[:-200], ""),
+    "legacy, cut in a number": (as_bytes({"a": torch.ones(99)}, legacy=True)[:-398], ""),
+    "a list": (as_bytes([torch.ones(2)]), "holds list (a state dict"),
+    "a tensor": (as_bytes(torch.ones(2)), "holds Tensor (a state dict"),
+    "an empty dict": (as_bytes({}), "a state dict, names to tensors, was needed"),
+    "a checkpoint": (as_bytes({"state_dict": {"a": torch.ones(2)}, "epoch": 3}), "holds state_dict, epoch"),
+    "a whole module": (as_bytes(torch.nn.Linear(2, 2)), "it wants to run code"),
+    "keys that are no names": (as_bytes({1: torch.ones(2)}), ""),
+    "sparse": (as_bytes({"a": torch.eye(3).to_sparse()}), ""),
+    "no values": (as_bytes({"a": torch.ones(3, device="meta")}), ""),
+    "float8": (as_bytes({"a": torch.ones(3).to(torch.float8_e4m3fn)}), ""),
+    "not a number": (as_bytes({"a": torch.tensor([1.0, float("nan")])}), "not finite in a."),
+    "another model": (as_bytes(published("segmentation_ffnet40S_BCC_mobile")), f"does not fit {SMALL}"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_ends_export_with_one_line_and_3(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, words = BAD[case]
+    path = tmp_path / "bad.pth"
+    path.write_bytes(data)
+    command = ["export", SMALL, "--weights", str(path), "--workspace", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["ffnet-deploy", *command])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (3, "")
+    assert err.startswith(f"error: {path} ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["bad.pth"]
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.pth", tmp_path):
+        assert "--weights FILE" in refusal(lambda path=path: checkpoint.read_state(path))  # type: ignore[misc]
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    if rng.random() < 0.3:
+        return data[: rng.randrange(1, len(data))]
+    changed = bytearray(data)
+    for _ in range(rng.choice((1, 2, 5))):
+        changed[rng.randrange(len(changed))] = rng.randrange(256)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_no_damage_ends_in_a_traceback(legacy: bool, tmp_path: Path) -> None:
+    data = as_bytes({"a.weight": torch.ones(3), "b": torch.ones(2, 2)}, legacy=legacy)
+    path = tmp_path / "some.pth"
+    messages = []
+    for seed in range(400):
+        path.write_bytes(damaged(data, random.Random(seed)))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                checkpoint.read_state(path)
+            except WeightsError as error:
+                messages.append(str(error))
+            except Exception as error:
+                raise AssertionError(f"damage of seed {seed} escapes as {error!r}") from error
+        assert not said, f"damage of seed {seed} warns: {said[0].message}"
+    assert len(messages) > 200
+    assert not any("\n" in message for message in messages)
+
+
+# --- random weights -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("name", [PRE_DOWN, "classification_ffnet18_AAX"])
+def test_draw_is_that_of_the_recorded_outputs(name: str, seed: int) -> None:
+    for key, shape in published_shapes()[name].items():
+        wanted, drawn = tensor_values(key, shape, seed), weights.draw(key, shape, seed)
+        if wanted is None:
+            assert drawn is None
+            continue
+        assert drawn is not None
+        assert drawn.dtype == wanted.dtype == np.float32
+        assert np.array_equal(drawn, wanted), key
+
+
+def test_random_weights_are_marked_and_the_same_every_time() -> None:
+    spec = find(PRE_DOWN)
+    first, second, other = weights.load_random(spec), weights.load_random(spec), weights.load_random(spec, 1)
+    assert first.marks == ("untrained",)
+    assert (first.sha256, other.sha256) == ("random-0", "random-1")
+    assert not any(module.training for module in first.module.modules())
+    assert equal(first.module.state_dict(), second.module.state_dict())
+    assert not equal(first.module.state_dict(), other.module.state_dict())
+    assert torch.equal(first.module.state_dict()[BLUR], other.module.state_dict()[BLUR])
+
+
+def equal(a: State, b: State) -> bool:
+    pairs: Iterable[tuple[Tensor, Tensor]] = ((a[key], b[key]) for key in a)
+    return a.keys() == b.keys() and all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_random_batch_norms_would_be_missed() -> None:
+    """A lost batch norm must show: no scale near 1 with shift, mean near 0."""
+    state = weights.load_random(find(SMALL)).module.state_dict()
+    scale = {key: value for key, value in state.items() if ".bn1." in key}
+    assert scale
+    for key, value in scale.items():
+        if not key.endswith("num_batches_tracked"):
+            assert value.std() > 0.02, key
