@@ -5,6 +5,7 @@ A check that fails, or whose library is missing, does not stop the others: its e
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -107,7 +108,9 @@ def check(command: list[str], folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run every check, keeping the results after each: a call that is cut off loses one check."""
-    results = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="folder for what the checks found")
+    results: Path = parser.parse_args().results.resolve()
     results.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {
         "created": now(),

@@ -7,6 +7,7 @@ Run: make docs
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import re
@@ -334,8 +335,11 @@ def filled(page: str) -> str:
 
 def main() -> None:
     """Write, or with ``--check`` exit 1 if a page is not current."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is not current")
+    asked = parser.parse_args()
     stale = [page for page in PAGES if filled(page) != (ROOT / page).read_text("utf-8")]
-    if "--check" in sys.argv:
+    if asked.check:
         print(f"not current: {', '.join(stale)}. Run: make docs" if stale else "current")
         sys.exit(bool(stale))
     for page in stale:

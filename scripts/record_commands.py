@@ -7,6 +7,7 @@ Run: python scripts/record_commands.py
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -30,6 +31,7 @@ COMMANDS = (
 
 def main() -> None:
     """Run each command in demo/ and keep its exit code and output."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     program = str(Path(sys.executable).with_name("ffnet-deploy"))
     results = []
     for command in COMMANDS:

@@ -22,9 +22,9 @@ from ffnet_deploy.data import cityscapes, images, stored
 from ffnet_deploy.errors import ErrorFacts, FFNetDeployError, facts_of_error
 from ffnet_deploy.evaluate.merge import merge
 from ffnet_deploy.evaluate.session import EvalOptions
+from ffnet_deploy.pipeline import export as exporting
 from ffnet_deploy.pipeline.bench import bench
 from ffnet_deploy.pipeline.build import build, plan
-from ffnet_deploy.pipeline import export as exporting
 from ffnet_deploy.pipeline.evaluate import evaluate_cityscapes
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ffnet_deploy.artifacts.values import Interval
 from ffnet_deploy.metrics import (
     IGNORE,
     ROUNDS,
-    Interval,
     agree,
     confusion,
     drop_of_accuracy,

@@ -14,7 +14,7 @@ import make_docs
 import numpy as np
 import pytest
 import ratios
-from support.fakes import SMALL, SMALL_SHAPE, small_graph, street_feeds
+from support.fakes import SMALL, SMALL_SHAPE, street_feeds
 
 from ffnet_deploy.bench import turns as module
 from ffnet_deploy.bench.result import Doubt, Resources, WarmUp
@@ -22,17 +22,31 @@ from ffnet_deploy.bench.samples import Turn
 from ffnet_deploy.bench.subject import RunSettings
 from ffnet_deploy.bench.turns import BenchEntry, BenchPlan, Latency, take_turns
 from ffnet_deploy.machine.load import Load
-from ffnet_deploy.runtimes.onnxruntime import build
 from ffnet_deploy.runtimes.opening import open_rung
 from ffnet_deploy.runtimes.rung import REFERENCE, Rung, Style
 
 SCRIPTS = Path(ratios.__file__).parent
+LIBRARIES = ("hostile", "ratios", "unverified")
+"""What the scripts share."""
 VNNI, PLAIN = ["avx2", "avx512_vnni"], ["avx2", "fma"]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SCRIPTS.glob("*.py")))
-def test_every_script_can_be_imported(name: str) -> None:
-    assert importlib.import_module(name).__doc__
+def test_every_script_can_be_imported_and_has_a_help(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = importlib.import_module(name)
+    assert script.__doc__
+    if name in LIBRARIES:
+        assert not hasattr(script, "main")
+        return
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        script.main()
+    assert not ended.value.code
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.startswith(f"usage: {name}.py [-h]")
+    assert " ".join(script.__doc__.split()[:5]) in shown
 
 
 def missed(limits: list[dict[str, Any]], name: str) -> list[str]:
@@ -86,12 +100,10 @@ def test_evaluation_is_held_to_its_limits(
     assert all(what.startswith(start) for what, start in zip(told, found, strict=True))
 
 
-def test_the_scripts_runner_takes_turns_and_computes_the_same(tmp_path: Path) -> None:
+def test_the_scripts_runner_takes_turns_and_computes_the_same(small_engine: Path) -> None:
     pytest.importorskip("openvino")
-    graph = tmp_path / "graph.onnx"
-    graph.write_bytes(small_graph())
-    build(graph, tmp_path / "engine.onnx")
-    rung = Rung("onnxruntime", "fp32", SMALL, SMALL_SHAPE, tmp_path / "engine.onnx")
+    graph = small_engine.with_name("graph.onnx")
+    rung = Rung("onnxruntime", "fp32", SMALL, SMALL_SHAPE, small_engine)
     other = Rung("openvino", "fp32", SMALL, SMALL_SHAPE, graph)
     feeds = street_feeds(SMALL_SHAPE, 2)
     with open_rung(rung, 1, None) as ours, bench_int8.OpenVinoRunner(graph, 1) as theirs:

@@ -15,9 +15,9 @@ def demo(
         Path, typer.Option("--workspace", metavar="DIR", help="Folder for everything that the demo makes.")
     ] = Path("demo"),
 ) -> None:
-    """Take a small model through every stage, on data that it makes itself.
+    """Take a small model through every stage.
 
-    It really trains the model, for about half a minute, on drawn streets.
+    It makes its own data, and really trains the model on it for less than a minute.
     """
     from ffnet_deploy.demo import story
 

@@ -143,7 +143,10 @@ def eval_cityscapes(
     json_file: Json = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Score PyTorch and every rung that can run here on Cityscapes val."""
+    """Score PyTorch and every rung on Cityscapes val.
+
+    Rungs that cannot run here are listed, with the reason.
+    """
     from ffnet_deploy.evaluate.result import EVAL_SCHEMA
     from ffnet_deploy.evaluate.session import EvalOptions
     from ffnet_deploy.pipeline.evaluate import evaluate_cityscapes
@@ -200,7 +203,10 @@ def eval_imagenet(
     json_file: Json = None,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Score PyTorch and every rung that can run here on ImageNet val: top-1 and top-5."""
+    """Score PyTorch and every rung on ImageNet val.
+
+    Top-1 and top-5 accuracy. Rungs that cannot run here are listed, with the reason.
+    """
     from ffnet_deploy.evaluate.result import EVAL_SCHEMA
     from ffnet_deploy.evaluate.session import EvalOptions
     from ffnet_deploy.pipeline.evaluate import evaluate_imagenet

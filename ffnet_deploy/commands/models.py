@@ -27,7 +27,7 @@ def models(
     ),
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """List the published models, or show what one model takes and gives."""
+    """List the published models, or show one model's contract."""
     from ffnet_deploy.pipeline.zoo import list_models
     from ffnet_deploy.report import models as report
 

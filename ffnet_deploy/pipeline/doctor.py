@@ -74,7 +74,7 @@ def _driver() -> Finding:
     count = visible_gpus()
     if count:
         return Finding("NVIDIA driver", f"shows {count} GPU{'s' if count > 1 else ''}")
-    return Finding("NVIDIA driver", "shows no GPU", "install NVIDIA's driver, or run on the machine with the GPU")
+    return Finding("NVIDIA driver", "shows no GPU", "NVIDIA's driver, or run on the machine with the GPU")
 
 
 def _abilities() -> list[Finding]:

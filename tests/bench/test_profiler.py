@@ -35,11 +35,8 @@ def graph() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def times(tmp_path_factory: pytest.TempPathFactory) -> list[LayerTime]:
-    folder = tmp_path_factory.mktemp("profile")
-    (folder / "graph.onnx").write_bytes(small_graph())
-    build(folder / "graph.onnx", folder / "engine.onnx")
-    return profile(folder / "engine.onnx", street_feeds(SMALL_SHAPE), RUNS, threads=1)
+def times(small_engine: Path) -> list[LayerTime]:
+    return profile(small_engine, street_feeds(SMALL_SHAPE), RUNS, threads=1)
 
 
 @pytest.fixture(scope="module")

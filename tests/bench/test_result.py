@@ -6,15 +6,17 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from support.cli_runner import Cli, Result, link_workspace
+from support.fakes import WorkerHere
 
 from ffnet_deploy.artifacts.workspace import Workspace
-from ffnet_deploy.bench import doubts
+from ffnet_deploy.bench import doubts, profiler, turns
 from ffnet_deploy.bench.compare import compare
 from ffnet_deploy.bench.options import BenchOptions
 from ffnet_deploy.bench.result import BENCH_SCHEMA
@@ -22,6 +24,7 @@ from ffnet_deploy.errors import EngineError, UsageError, facts_of_error
 from ffnet_deploy.machine.load import Watch
 from ffnet_deploy.machine.nvml import Gpu
 from ffnet_deploy.pipeline.bench import bench
+from ffnet_deploy.runtimes import worker
 
 PAGE = (Path(__file__).parents[2] / "docs" / "bench-json.md").read_text("utf-8")
 TIMED = ("compute", "end-to-end", "throughput")
@@ -113,6 +116,12 @@ class Results:
 def results(run: Cli, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Results:
     # A warning each, whatever else this machine does.
     monkeypatch.setattr(doubts, "_BUSY", -1.0)
+    # Other tests time rungs in processes of their own, and measure peaks for as long as it takes.
+    for module in (turns, worker):
+        monkeypatch.setattr(module, "Worker", WorkerHere)
+    monkeypatch.setattr(turns, "BenchPlan", partial(turns.BenchPlan, block_runs=1))
+    for name, value in (("_PEAK_S", 0.0), ("_SIDE", 256), ("_COPIED", 1 << 20)):
+        monkeypatch.setattr(profiler, name, value)
     return Results(run, built, tmp_path)
 
 
@@ -185,7 +194,7 @@ def test_what_a_mode_writes_fits_together(results: Results, mode: str) -> None:
 
 def test_a_mode_that_is_not_known_is_refused(built: Path) -> None:
     with pytest.raises(UsageError, match="end-to-end"):
-        bench(Workspace(built), None, BenchOptions("endtoend"))
+        bench(Workspace(built), None, BenchOptions("endtoend"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

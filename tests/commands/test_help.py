@@ -82,10 +82,17 @@ def test_every_option_stands_in_a_group(run: Cli, path: tuple[str, ...]) -> None
 
 @pytest.mark.parametrize("path", PAGES, ids=" ".join)
 def test_no_usage_line_has_doubled_brackets(run: Cli, path: tuple[str, ...]) -> None:
-    usage = help_of(run, path).partition("\n\n")[0]
-    assert usage.strip().startswith("Usage: ffnet-deploy")
-    assert "[[" not in usage
-    assert "]]" not in usage
+    text = help_of(run, path)
+    assert text.strip().startswith("Usage: ffnet-deploy")
+    assert "[[" not in text
+    assert "]]" not in text
+
+
+@pytest.mark.parametrize("path", PAGES, ids=" ".join)
+def test_nothing_is_cut_off(run: Cli, path: tuple[str, ...]) -> None:
+    # What may be given several times has dots in the usage line; dots elsewhere stand for words that are missing.
+    text = re.sub(r"(?<=[]}])\.\.\.", "", help_of(run, path))
+    assert [line for line in text.splitlines() if "..." in line or "…" in line] == []
 
 
 WITHOUT_A_DEFAULT = {

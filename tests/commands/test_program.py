@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,9 @@ def test_without_a_graph_the_next_step_is_export(run: Cli, tmp_path: Path, args:
 def test_models_lists_and_shows_a_card(run: Cli, tmp_path: Path) -> None:
     everything = run("models", "--workspace", tmp_path)
     assert everything.code == 0
-    assert len(everything.out.strip().splitlines()) == 94 + 2
+    *rows, empty, here, card_of = everything.out.strip().splitlines()
+    assert len(rows) == 94 + 2
+    assert (empty, here[:6], card_of) == ("", "here: ", "One model's contract: ffnet-deploy models NAME")
     card = run("models", f"{NAME}_pre_down", "--workspace", tmp_path)
     assert "blur inside    yes" in card.out
     assert "absent" in card.out
@@ -85,7 +88,9 @@ def test_doctor_names_each_package_and_what_is_missing(run: Cli) -> None:
     assert result.code == 0
     for what in ("python", "torch", "onnx", "onnxscript", "onnxruntime", "tensorrt-rtx", "polygraphy", "pycuda"):
         assert what in result.out
-    missing = [line for line in result.out.splitlines() if "not installed" in line]
-    assert all("pip install" in line for line in missing if "bench, eval" not in line)
+    packages = result.out.partition("\n\n")[0].splitlines()
+    missing = [after for line, after in pairwise(packages) if "not installed" in line]
+    assert all("to install: pip install" in line for line in missing)
+    assert len(missing) == sum("not installed" in line for line in packages)
     assert "build --runtime tensorrt-rtx" in result.out
     assert "bench, eval: onnxruntime" in result.out

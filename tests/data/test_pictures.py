@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +81,25 @@ def test_links_to_folders_and_files_are_followed_once(tmp_path: Path) -> None:
     # Back up, in a circle.
     (tmp_path / "away" / "more" / "up").symlink_to(tmp_path / "root")
     assert found_in(tmp_path / "root") == ["a.png", "link/b.png", "link/more/c.png", "z.png"]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_of_two_ways_to_a_folder_the_first_by_name_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backwards: bool
+) -> None:
+    empty(tmp_path / "b" / "1.png")
+    for name in ("a", "c"):
+        (tmp_path / name).symlink_to(tmp_path / "b")
+    real = os.walk
+
+    # File systems give the names in any order.
+    def walk(top: Path, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for where, folders, files in real(str(top), **options):
+            folders.sort(reverse=backwards)
+            yield where, folders, files
+
+    monkeypatch.setattr(os, "walk", walk)
+    assert found_in(tmp_path) == ["a/1.png"]
 
 
 def test_a_limit_spreads_over_the_folder() -> None:

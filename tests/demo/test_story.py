@@ -151,6 +151,6 @@ def test_int8_engines_are_small_and_compute_in_integers(int8: Workspace) -> None
     for runtime in ("tensorrt-rtx", "onnxruntime"):
         small, large = (int8.path_of(FileName(MODEL, precision=p, runtime=runtime)) for p in precisions)
         sizes[runtime] = small.stat().st_size / large.stat().st_size
-        assert load_record(small, EngineRecord, remedy="build").found["share"]["int8"] >= 0.98
+        assert load_record(small, EngineRecord, remedy="build").found.share["int8"] >= 0.98
     print(f"size of INT8 engines by FP32's: {sizes}")  # noqa: T201 - the figures are asked for
     assert max(sizes.values()) <= 0.42

@@ -243,7 +243,7 @@ def test_too_little_int8_is_refused_for_every_runtime(workspace: Workspace) -> N
     values = json.loads(path.read_text())
     for name, found in values["tensors"].items():
         if name.startswith("backbone_model.layer3"):
-            found.update({method: [0.0, 0.0, 0.0] for method in METHODS})
+            found.update({method: [0.0, 0.0, 0.0] for method in METHODS}, low=0.0, high=0.0)
     rewrite(path, json.dumps(values).encode())
     before = sha256_of(engine_in(workspace, "int8.onnxruntime.onnx"))
     with pytest.raises(EngineError, match=r"Only [0-9.]+ % of the multiply-accumulates are INT8 \(98\.0 % were needed"):

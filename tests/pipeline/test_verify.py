@@ -152,7 +152,7 @@ def test_a_folder_of_images(run: Cli, made: Path, tmp_path: Path) -> None:
     [
         (("--limit", "3"), 2, "--images DIR"),
         (("--images", "{folder}", "--limit", "0"), 2, "leaves no image"),
-        (("--images", "{folder}"), 3, "holds no PNG or JPEG image"),
+        (("--images", "{folder}"), 3, "holds no images (.png, .jpg, "),
         (("--images", "{folder}/absent"), 3, "does not exist"),
         (("--images", "{folder}/damaged"), 3, "cannot be decoded"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ffnet_deploy.artifacts.values import EngineFindings
 from ffnet_deploy.runtimes.engine_layers import EngineLayer, EngineTensor, parse_log, precision_by_node, summary
 
 LOG = (Path(__file__).parents[1] / "support" / "golden" / "build_log.txt").read_text("utf-8")
@@ -79,13 +80,13 @@ def test_precision_of_a_real_mixed_engine() -> None:
 def test_the_summary_of_a_real_mixed_engine() -> None:
     macs = {STEM: 300, ADAPTER: 100, LAST[0]: 400, LAST[1]: 100, "hidden": 100}
     found = summary(parse_log([LOG]), macs)
-    assert found["share"] == {"fp16": 0.4, "fp32": 0.5, "unknown": 0.1}
-    assert found["layers"] == {
+    assert found.share == {"fp16": 0.4, "fp32": 0.5, "unknown": 0.1}
+    assert found.layers == {
         "kgen": 2, "correlation": 3, "signal": 1, "wait": 1, "runtime_function": 1, "runtime_fusion": 1
     }  # fmt: skip
     written = 2 * (4 * 64 * 128 + 64 * 32 * 64 + 128 * 4 * 8 + 128 * 4 * 8) + 4 * (176 + 128 + 19) * 16 * 32
-    assert found["bytes_between_layers"] == written
-    assert "hidden" not in found["precision"]
+    assert found.bytes_between_layers == written
+    assert "hidden" not in found.precision
 
 
 @pytest.mark.parametrize(
@@ -122,14 +123,13 @@ def test_what_is_no_convolution_says_nothing_of_one(kind: str) -> None:
 
 def test_a_layer_without_a_filter_leaves_its_nodes_unknown() -> None:
     found = summary([layer("half"), layer("half", "half", nodes=("b",))], {"a": 30, "b": 10})
-    assert found["share"] == {"unknown": 0.75, "fp16": 0.25}
-    assert found["precision"] == {"b": "fp16"}
+    assert found.share == {"unknown": 0.75, "fp16": 0.25}
+    assert found.precision == {"b": "fp16"}
 
 
-def test_nothing_known_is_all_unknown() -> None:
-    assert summary([], {"a": 3, "b": 4}) == {
-        "precision": {}, "share": {"unknown": 1.0}, "layers": {}, "bytes_between_layers": 0
-    }  # fmt: skip
+def test_no_layers_say_nothing() -> None:
+    """Nothing at all: a share would say that something was found."""
+    assert summary([], {"a": 3, "b": 4}) == EngineFindings()
 
 
 def test_bytes_of_tensors() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self
@@ -40,6 +40,7 @@ class FakeRunner:
         out = function(np.zeros(shape, dtype))
         self.inputs: Sequence[TensorSpec] = [TensorSpec("image", tuple(shape), dtype)]
         self.outputs: Sequence[TensorSpec] = [TensorSpec(output, out.shape, str(out.dtype))]
+        self.spans: Mapping[str, list[float]] = {}
         self.calls = 0
         self.closed = False
 
@@ -90,6 +91,22 @@ class Chore:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+
+class WorkerHere:
+    """Stands in for a worker process, in this process: for results that do not depend on where they are computed."""
+
+    def __init__(self, _what: str, make: Callable[..., object], *args: object) -> None:
+        self._served = make(*args)
+
+    def call(self, method: str, *args: object) -> object:
+        return getattr(self._served, method)(*args)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def street_feeds(shape: tuple[int, int, int, int], count: int = 2) -> list[Feeds]:

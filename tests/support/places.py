@@ -23,7 +23,7 @@ def places(value: Any, maps: Sequence[str] = (), path: Path = ()) -> Iterator[Pa
     if path:
         yield path
     if isinstance(value, dict):
-        for key in list(value)[: 1 if path and path[-1] in maps else None]:
+        for key in list(value)[: 1 if set(path[-2:]) & set(maps) else None]:
             yield from places(value[key], maps, (*path, key))
     elif isinstance(value, list) and value:
         for at in sorted({0, len(value) - 1}):

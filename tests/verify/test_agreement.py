@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.fakes import FakeRunner
 
+from ffnet_deploy.artifacts.values import Verification
 from ffnet_deploy.data.images import normalise
 from ffnet_deploy.errors import VerificationError
 from ffnet_deploy.metrics import Agreement
@@ -36,13 +37,7 @@ def runner(function: Callable[[np.ndarray], np.ndarray] = itself) -> Runner:
 
 def test_equal_runners_pass_and_every_pixel_is_counted() -> None:
     found = verified(runner(), runner(), feeds(), Tolerance(0, 0, 1))
-    assert found.to_json() == {
-        "images": 3,
-        "max_difference": 0.0,
-        "mean_difference": 0.0,
-        "equal": 1.0,
-        "count": 3 * 64,
-    }
+    assert found == Verification(images=3, max_difference=0.0, mean_difference=0.0, equal=1.0, count=3 * 64)
 
 
 def test_the_worst_image_decides_on_differences_and_the_mean_on_labels() -> None:
@@ -59,9 +54,9 @@ def test_the_worst_image_decides_on_differences_and_the_mean_on_labels() -> None
 
     found = verified(runner(), runner(other), images, Tolerance(100, 100, 0))
     spread = float(marked.std(dtype=np.float64))
-    assert found.agreement.max_difference == pytest.approx(10 / spread, rel=1e-6)
-    assert found.agreement.mean_difference == pytest.approx(10 / spread / marked.size, rel=1e-6)
-    assert found.agreement.equal == pytest.approx(1 - 1 / (3 * 64))
+    assert found.max_difference == pytest.approx(10 / spread, rel=1e-6)
+    assert found.mean_difference == pytest.approx(10 / spread / marked.size, rel=1e-6)
+    assert found.equal == pytest.approx(1 - 1 / (3 * 64))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +96,7 @@ def test_of_a_few_classes_the_logits_tell_more_than_the_labels() -> None:
         return lambda _: np.array([[0.0, lead, -1.0]], np.float32)
 
     found = verified(runner(ahead(0.01)), runner(ahead(-0.01)), feeds(2), Tolerance(0.1, 0.1, 0.98))
-    assert (found.agreement.equal, found.agreement.count) == (0.0, 2)
+    assert (found.equal, found.count) == (0.0, 2)
     with pytest.raises(VerificationError, match=r"largest difference .* mean difference"):
         verified(runner(ahead(1)), runner(ahead(-1)), feeds(2), Tolerance(0.1, 0.1, 0.98))
 

@@ -21,10 +21,12 @@ import pytest
 
 from ffnet_deploy.artifacts.writing import sha256_of
 from ffnet_deploy.errors import ArtifactError, UnknownModelError, WeightsError
+from ffnet_deploy.zoo import archive as unpacking
 from ffnet_deploy.zoo import checksums
 from ffnet_deploy.zoo import fetch as module
+from ffnet_deploy.zoo.archive import Fetched
 from ffnet_deploy.zoo.checksums import SUMS, check_recorded
-from ffnet_deploy.zoo.fetch import ARCHIVES, Fetched, FetchProgress, fetch
+from ffnet_deploy.zoo.fetch import ARCHIVES, FetchProgress, fetch
 from ffnet_deploy.zoo.specs import SPECS
 
 ARCHIVE = "ffnet18"
@@ -117,7 +119,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 def archives(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Every archive as it was handed to be unpacked: a zip is readable even with rubbish before it."""
     seen: list[bytes] = []
-    unpack = module.unpack
+    unpack = unpacking.unpack
 
     def spy(archive: str, folder: Path, path: Path, origin: str) -> Fetched:
         seen.append(path.read_bytes())
@@ -358,7 +360,7 @@ def test_an_endless_download_is_stopped(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, announce: bool
 ) -> None:
     site.announce = announce
-    monkeypatch.setattr(module.unpacking, "TOTAL_LIMIT", 100_000)
+    monkeypatch.setattr(unpacking, "TOTAL_LIMIT", 100_000)
     with pytest.raises(WeightsError, match="sends too much"):
         fetch([ARCHIVE], tmp_path, source=site.url, pauses_s=FAST)
     assert untouched(tmp_path)
@@ -486,7 +488,7 @@ def test_a_bad_archive_is_refused_and_removed(site: Site, tmp_path: Path, case: 
 
 def test_many_members_together_are_limited(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site.data = zip_of({f"{ARCHIVE}/{name}": bytes(50_000) for name in NAMES}, zipfile.ZIP_DEFLATED)
-    monkeypatch.setattr(module.unpacking, "TOTAL_LIMIT", 50_001)
+    monkeypatch.setattr(unpacking, "TOTAL_LIMIT", 50_001)
     with pytest.raises(WeightsError, match="declare 150000 bytes where 50001 is the limit"):
         fetch([ARCHIVE], tmp_path, source=site.url)
     assert untouched(tmp_path)

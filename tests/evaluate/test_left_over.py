@@ -1,0 +1,81 @@
+"""Results of an interrupted run are offered where they still hold, and nowhere else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.cli_runner import Cli, link_workspace
+from support.evaluations import ONE
+
+from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.errors import DataError
+from ffnet_deploy.evaluate.outcome import Evaluation
+from ffnet_deploy.evaluate.session import EvalOptions
+from ffnet_deploy.pipeline.evaluate import evaluate_cityscapes
+from ffnet_deploy.synthetic.scenes import write_cityscapes
+
+SAID = "of an interrupted run are kept"
+
+
+def drawn(root: Path, seed: int) -> Path:
+    write_cityscapes(root, "val", {"eichenfurt": 3}, seed=seed, size=(128, 256))
+    return root
+
+
+def damage_last(root: Path) -> bytes:
+    """Cut the last label file short; gives it as it was."""
+    last = max(root.glob("gtFine/val/*/*_labelIds.png"))
+    whole = last.read_bytes()
+    last.write_bytes(whole[:100])
+    return whole
+
+
+@pytest.fixture
+def interrupted(built: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A workspace where an evaluation failed at the last of three images, and the set, mended since."""
+    space, root = link_workspace(built, tmp_path / "workspace"), drawn(tmp_path / "set", seed=1)
+    whole = damage_last(root)
+    with pytest.raises(DataError):
+        evaluate(space, root)
+    max(root.glob("gtFine/val/*/*_labelIds.png")).write_bytes(whole)
+    return space, root
+
+
+def evaluate(space: Path, root: Path, *, resume: bool = False) -> tuple[Evaluation, list[str]]:
+    told: list[str] = []
+    options = EvalOptions(root, only=("onnxruntime fp32",), threads=1, resume=resume)
+    return evaluate_cityscapes(Workspace(space), None, options, tell=told.append), told
+
+
+def test_another_set_with_the_same_names_has_nothing_left_over(
+    run: Cli, interrupted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    space, _ = interrupted
+    other = drawn(tmp_path / "other", seed=2)
+    _, told = evaluate(space, other)
+    assert told == []
+    # It has a journal of the same name, which a third set must not see either.
+    third = drawn(tmp_path / "third", seed=3)
+    result = run("eval", "cityscapes", "--root", third, *ONE, "--workspace", space)
+    assert result.code == 0
+    assert SAID not in result.err
+
+
+def test_the_same_set_has(run: Cli, interrupted: tuple[Path, Path], tmp_path: Path) -> None:
+    space, root = interrupted
+    # As it was when it was interrupted, in another place: files keep their times, and so do the results.
+    shutil.copytree(root, tmp_path / "copy")
+    copy = link_workspace(space, tmp_path / "again")
+    (copy / "engines" / "unfinished").mkdir()
+    for journal in space.glob("engines/unfinished/*"):
+        shutil.copy(journal, copy / "engines" / "unfinished")
+    said = f"2 of 3 images {SAID}: stop this and add --resume to go on from there"
+    result = run("eval", "cityscapes", "--root", tmp_path / "copy", *ONE, "--workspace", copy)
+    assert result.code == 0
+    assert said in result.err.splitlines()
+    found, told = evaluate(space, root, resume=True)
+    assert told == []
+    assert found.file.run
+    assert found.file.run.images_taken_over == 2
