@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.cli_runner import NAME, SIZE, STEM, Cli, link_workspace, rewrite, started
+from support.fakes import WorkerHere
 
 from ffnet_deploy.artifacts.values import EngineFindings
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.artifacts.writing import replacing
+from ffnet_deploy.bench import turns
 from ffnet_deploy.graph.current import current_graph
 from ffnet_deploy.ladder import Ladder, ladder
 from ffnet_deploy.pipeline import build as story
@@ -178,7 +180,9 @@ def test_ends_stand_in_the_file_name_and_in_the_ladder(
     assert rung in rungs_in(workspace)
 
 
-def test_a_graph_for_any_batch_needs_a_profile_and_runs(run: Cli, tmp_path: Path) -> None:
+def test_a_graph_for_any_batch_needs_a_profile_and_runs(
+    run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = run("export", NAME, "--weights", "random", *SIZE, "--dynamic-batch", "--workspace", tmp_path)
     assert made.code == 0, made.err
     assert f"{STEM}.bdynamic.onnx" in made.out
@@ -190,6 +194,10 @@ def test_a_graph_for_any_batch_needs_a_profile_and_runs(run: Cli, tmp_path: Path
     assert result.code == 0, result.err
     files = {p.name for p in (tmp_path / "engines").iterdir() if p.suffix != ".json"}
     assert files == {f"{STEM}.b1-2-3.fp32.tensorrt-rtx.engine", f"{STEM}.b1-2-3.fp32.onnxruntime.onnx"}
+    monkeypatch.setattr(turns, "Worker", WorkerHere)
+    timed = run("bench", "--iters", "1", "--min-seconds", "0", "--json", "-", "--workspace", tmp_path)
+    assert timed.code == 0, timed.err
+    assert {s["rung"] for s in json.loads(timed.out)["skipped"]} == {"tensorrt-rtx fp32 b1-2-3"}
     streets = tmp_path / "streets"
     streets.mkdir()
     for seed in range(2):
@@ -197,12 +205,10 @@ def test_a_graph_for_any_batch_needs_a_profile_and_runs(run: Cli, tmp_path: Path
     assert run("calibrate", "--data", streets, "--workspace", tmp_path).code == 0
     int8 = run("build", "--int8", "--runtime", "onnxruntime", "--batch", "1,2,3", "--workspace", tmp_path)
     assert int8.code == 0, int8.err
-    file = tmp_path / "verify.json"
-    verified = run("verify", "--json", file, "--workspace", tmp_path)
+    verified = run("verify", "--workspace", tmp_path)
     assert verified.code == 0, verified.err
     for precision in ("fp32", "int8"):
         assert re.search(rf"^onnxruntime {precision} b1-2-3 .* yes$", verified.out, flags=re.MULTILINE)
-    assert {s["rung"] for s in json.loads(file.read_text())["skipped"]} == {"tensorrt-rtx fp32 b1-2-3"}
 
 
 # --- bad ends -------------------------------------------------------------------------------------------------------

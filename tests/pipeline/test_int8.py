@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 from support.cli_runner import STEM, Cli, link_workspace, rewrite
-from support.fakes import SMALL, small_graph
+from support.fakes import SMALL, WorkerHere, small_graph
 from support.graphs import put_graph
 
 from ffnet_deploy.artifacts.filenames import FileName
@@ -20,6 +20,7 @@ from ffnet_deploy.artifacts.replay import again
 from ffnet_deploy.artifacts.values import EngineFindings
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.artifacts.writing import sha256_of
+from ffnet_deploy.bench import turns
 from ffnet_deploy.calibration.methods import METHODS
 from ffnet_deploy.calibration.record import current_calibration, read_calibration
 from ffnet_deploy.errors import ArtifactError, EngineError, MissingDependencyError, PrecisionError, UsageError
@@ -29,6 +30,7 @@ from ffnet_deploy.pipeline import build as story
 from ffnet_deploy.pipeline.build import BuildOptions, build
 from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
 from ffnet_deploy.pipeline.precision import Int8Options
+from ffnet_deploy.runtimes import worker
 from ffnet_deploy.verify.layers import Inside
 
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx has no wheel for this platform")
@@ -155,11 +157,18 @@ def test_the_ladder_scores_tensorrts_dialect_and_times_the_cpus(workspace: Works
     assert {rung.name for rung in ladder(graph).running} == {"onnxruntime fp32", "onnxruntime int8"}
 
 
-def test_eval_knows_int8(run: Cli, workspace: Workspace, streets: Path) -> None:
+def test_eval_and_bench_know_int8(
+    run: Cli, workspace: Workspace, streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = run("eval", "cityscapes", "--root", streets, "--workspace", workspace.root)
     assert result.code == 0, result.err
     for rung in ("onnxruntime int8", "onnx int8 emulated"):
         assert rung in result.out
+    monkeypatch.setattr(turns, "Worker", WorkerHere)
+    result = run("bench", "--iters", "2", "--min-seconds", "0", "--workspace", workspace.root)
+    assert result.code == 0, result.err
+    assert "onnxruntime int8" in result.out
+    assert "emulated" not in result.out
 
 
 def test_inspect_a_calibration(run: Cli, made: Path) -> None:
@@ -170,7 +179,11 @@ def test_inspect_a_calibration(run: Cli, made: Path) -> None:
     assert "Cityscapes train" in result.out
 
 
-def test_a_calibration_on_val_marks_every_result(run: Cli, streets: Path, tmp_path: Path) -> None:
+def test_a_calibration_on_val_marks_every_result(
+    run: Cli, streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (turns, worker):
+        monkeypatch.setattr(module, "Worker", WorkerHere)
     workspace = Workspace(tmp_path / "val")
     put_graph(workspace, small_graph())
     calibrate(workspace, None, CalibrateOptions(streets, allow_val=True))
