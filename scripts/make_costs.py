@@ -28,9 +28,6 @@ def count(spec: ModelSpec) -> Cost:
         model = FFNet(spec).eval()
         for module in model.modules():
             module.register_forward_hook(add)
-            if isinstance(module, nn.BatchNorm2d):
-                # It costs nothing that is counted and keeps the shape, and takes most of the time on this device.
-                module.forward = nn.Identity().forward  # type: ignore[method-assign]
         model(torch.zeros(1, 3, *spec.input_hw))
     return Cost(sum(p.numel() for p in model.parameters()), macs)
 

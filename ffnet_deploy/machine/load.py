@@ -124,6 +124,9 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
+        if not self._clocks:
+            # Shorter than the time between two samples.
+            self._sample()
 
     def found(self, before: float) -> Load:
         """All that was seen.
@@ -169,11 +172,14 @@ class Watch:
                 own = max(0, now - ours)
                 self._others.append(max(0.0, (after[0] - before[0] - own) / (after[1] - before[1])))
             before, ours = after, now
-            clock = megahertz()
-            if clock is not None:
-                self._clocks.append(clock)
-            if self._gpu:
-                self._gpu_samples.append(self._gpu.sample())
+            self._sample()
+
+    def _sample(self) -> None:
+        clock = megahertz()
+        if clock is not None:
+            self._clocks.append(clock)
+        if self._gpu:
+            self._gpu_samples.append(self._gpu.sample())
 
 
 def _reasons(samples: Iterable[GpuSample]) -> set[str]:

@@ -119,8 +119,15 @@ def summary(layers: Sequence[EngineLayer], macs: Mapping[str, int]) -> EngineFin
         precision=by_node,
         share={precision: round(value, 6) for precision, value in share.items()},
         layers=kinds,
-        bytes_between_layers=sum(tensor.bytes for layer in layers for tensor in layer.outputs),
+        bytes_between_layers=_bytes([tensor for layer in layers for tensor in layer.outputs]),
     )
+
+
+def _bytes(tensors: Sequence[EngineTensor]) -> int | None:
+    # An engine for several batches has -1 in its shapes: how much is written depends on the run.
+    if any(size < 0 for tensor in tensors for size in tensor.shape):
+        return None
+    return sum(tensor.bytes for tensor in tensors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,11 +53,14 @@ def emitted(value: dict[str, Any]) -> set[str]:
     return {re.sub(r"^(rungs\[\]\.phases)\.\w+\.", r"\1.*.", path) for path in found}
 
 
+def _part(mode: str) -> str:
+    return PAGE.partition("## compare")[2 if mode == "compare" else 0]
+
+
 def documented(mode: str) -> set[str]:
     """Fields that the page has for a mode."""
-    part = PAGE.partition("## compare")[2 if mode == "compare" else 0]
     found = set()
-    for name, rest in re.findall(r"^\| `([^`]+)` \|[^|]*\|([^|]*)\|", part, flags=re.MULTILINE):
+    for name, rest in re.findall(r"^\| `([^`]+)` \|[^|]*\|([^|]*)\|", _part(mode), flags=re.MULTILINE):
         modes = {word for item in rest.split(",") for word in (TIMED if item.strip() == "timed" else [item.strip()])}
         if mode == "compare" or "all" in modes or mode in modes:
             found.add(name)
@@ -134,7 +137,9 @@ def test_the_page_has_exactly_the_fields_of_a_gpu() -> None:
     watch = Watch()
     watch._gpu = Gpu(LACKING, None)
     watch._gpu_samples.append(watch._gpu.sample())
-    assert {f"load.gpu.{name}" for name in watch.to_json()["gpu"]} == GPU
+    gpu = watch.found(0.0).gpu
+    assert gpu
+    assert {f"load.gpu.{name}" for name in asdict(gpu)} == GPU
 
 
 def test_the_page_has_exactly_the_fields_of_an_error() -> None:
@@ -143,13 +148,19 @@ def test_the_page_has_exactly_the_fields_of_an_error() -> None:
     assert {f"error.{name}" for name in asdict(facts)} == documented("error") - documented("none")
 
 
-def test_the_page_has_exactly_the_fields_of_a_comparison(results: Results, tmp_path: Path) -> None:
+def _compared(results: Results, folder: Path) -> dict[str, Any]:
+    """What ``compare`` writes of two that differ in their threads."""
     first = results.of("compute")
     second = {**first, "threads": first["threads"] + 1}
-    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    files = [folder / "a.json", folder / "b.json"]
     for file, value in zip(files, (first, second), strict=True):
         file.write_text(json.dumps(value))
-    assert emitted(json.loads(json.dumps(compare(files[0], files[1]).to_json()))) == documented("compare")
+    values: dict[str, Any] = json.loads(json.dumps(compare(files[0], files[1]).to_json()))
+    return values
+
+
+def test_the_page_has_exactly_the_fields_of_a_comparison(results: Results, tmp_path: Path) -> None:
+    assert emitted(_compared(results, tmp_path)) == documented("compare")
 
 
 def test_every_field_has_a_type_and_a_meaning() -> None:
@@ -159,6 +170,30 @@ def test_every_field_has_a_type_and_a_meaning() -> None:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert all(cells), row
         assert re.match(r"(string|number|integer|boolean|array|object)", cells[1]), row
+
+
+@pytest.mark.parametrize("mode", [*TIMED, "cold", "profile", "compare"])
+def test_every_field_has_the_type_that_the_page_names(results: Results, tmp_path: Path, mode: str) -> None:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict,
+    }  # fmt: skip
+    types = dict(re.findall(r"^\| `([^`]+)` \|([^|]*)\|", _part(mode), flags=re.MULTILINE))
+
+    def check(value: Any, path: str) -> None:
+        said = types.get(path, "")
+        if said and not path.endswith("[]"):
+            word = said.split()[0]
+            fits = isinstance(value, kinds[word]) and isinstance(value, bool) == (word == "boolean")
+            assert fits or (value is None and "null" in said), (path, said, value)
+        inner = value.items() if isinstance(value, dict) else ()
+        for key, item in inner:
+            name = "*" if path in MAPS or path == "rungs[].phases" else key
+            check(item, f"{path}.{name}" if path else name)
+        for item in value if isinstance(value, list) else ():
+            check(item, f"{path}[]")
+
+    check(_compared(results, tmp_path) if mode == "compare" else results.of(mode), "")
+    assert len(types) > 20
 
 
 def test_the_page_names_the_schema_that_is_written(results: Results) -> None:

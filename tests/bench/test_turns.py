@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,16 +13,20 @@ from typing import TYPE_CHECKING, Self, cast
 
 import onnx
 import pytest
-from support.fakes import SMALL, SMALL_SHAPE, street_feeds
+from support.fakes import SMALL, SMALL_SHAPE, Surroundings, WorkerHere, street_feeds
 from support.graphs import filled
 
+from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.bench import turns as module
+from ffnet_deploy.bench.options import BenchOptions
 from ffnet_deploy.bench.result import PHASES, Resources
 from ffnet_deploy.bench.samples import Turn, percentile, phases, speed_up
 from ffnet_deploy.bench.subject import ColdStart, RunSettings, Subject
 from ffnet_deploy.bench.turns import BenchEntry, BenchPlan, Latency, cold_starts, take_turns
 from ffnet_deploy.errors import EngineError
 from ffnet_deploy.ladder import device_in_use, facts_of
+from ffnet_deploy.machine import load, threads
+from ffnet_deploy.pipeline.bench import bench
 from ffnet_deploy.runtimes.onnxruntime import build
 from ffnet_deploy.runtimes.rung import EMULATED, REFERENCE, Rung
 from ffnet_deploy.runtimes.worker import Worker
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 
 RUNG = Rung("onnxruntime", "fp32", SMALL, SMALL_SHAPE)
 JOB = RunSettings("compute", threads=1)
+POLICY = "OMP_WAIT_POLICY"
 QUICK = BenchPlan(iters=5, min_seconds=0.0, rounds=5, warm_up_s=0.0, most_warm_up_s=0.0)
 
 
@@ -161,6 +167,63 @@ def test_every_rung_is_started_once_in_every_round(monkeypatch: pytest.MonkeyPat
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert ([s["to_first"] for s in a.starts], [s["to_first"] for s in b.starts]) == ([1, 5], [3, 7])
     assert (a.resources.peak_host_bytes, b.resources.peak_host_bytes) == (5, 7)
+
+
+# --- how idle threads wait ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting threads of this process sleep, as in every command."""
+    # Set and deleted, so that it is as before after the test.
+    monkeypatch.setenv(POLICY, "")
+    monkeypatch.delenv(POLICY)
+    monkeypatch.setattr(threads, "_ours", set())
+    threads.wait_asleep()
+
+
+@pytest.mark.usefixtures("asleep")
+@pytest.mark.parametrize(("spinning", "seen"), [(True, None), (False, "PASSIVE")])
+def test_threads_of_a_worker_spin_unless_they_are_to_sleep(spinning: bool, seen: str | None) -> None:
+    entry = BenchEntry(RUNG, [], replace(JOB, spinning=spinning), cast("type[Subject]", Surroundings))
+    with ExitStack() as stack:
+        (worker,) = module._started([entry], stack)
+        assert worker.call("variable", POLICY) == seen
+    assert os.environ[POLICY] == "PASSIVE"
+
+
+@pytest.mark.usefixtures("asleep")
+@pytest.mark.parametrize(("spinning", "seen"), [(True, None), (False, "PASSIVE")])
+def test_so_do_those_of_a_start(monkeypatch: pytest.MonkeyPatch, spinning: bool, seen: str | None) -> None:
+    found: list[str | None] = []
+
+    class Start(WorkerHere):
+        def __init__(self, *_: object) -> None:
+            found.append(os.environ.get(POLICY))
+
+        def call(self, method: str, *_: object) -> object:
+            return {"to_first": 1.0} if method == "run" else Resources()
+
+    monkeypatch.setattr(module, "Worker", Start)
+    cold_starts([BenchEntry(RUNG, [], replace(JOB, spinning=spinning))] * 2, 1)
+    assert found == [seen, seen]
+    assert os.environ[POLICY] == "PASSIVE"
+
+
+@pytest.mark.parametrize("spinning", [True, False])
+def test_a_plan_says_how_threads_wait(monkeypatch: pytest.MonkeyPatch, built: Path, spinning: bool) -> None:
+    told: list[bool] = []
+
+    def noted(entries: Sequence[BenchEntry], *_: object, **__: object) -> list[Latency]:
+        told.extend(entry.job.spinning for entry in entries)
+        raise EngineError("Enough.")
+
+    monkeypatch.setattr(module, "take_turns", noted)
+    monkeypatch.setattr(load, "other_work", lambda: 0.0)
+    with pytest.raises(EngineError, match="Enough"):
+        bench(Workspace(built), None, BenchOptions(threads=1), plan=BenchPlan(1, spinning=spinning))
+    assert len(told) >= 3
+    assert set(told) == {spinning}
 
 
 # --- where rungs run ------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx
 import onnx.parser
@@ -16,10 +15,6 @@ from ffnet_deploy.artifacts.values import EngineFindings
 from ffnet_deploy.errors import EngineError, MissingDependencyError
 from ffnet_deploy.runtimes.tensorrt import TensorRTBuilder
 from ffnet_deploy.runtimes.worker import Worker
-
-if TYPE_CHECKING:
-    pass
-
 
 needs_rtx = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx has no wheel for this platform")
 

@@ -127,6 +127,11 @@ def test_a_layer_without_a_filter_leaves_its_nodes_unknown() -> None:
     assert found.precision == {"b": "fp16"}
 
 
+def test_nothing_known_is_all_unknown() -> None:
+    found = summary([layer("half"), layer("half", "half", kind="kgen", nodes=("b",))], {"a": 3, "b": 4})
+    assert (found.precision, found.share) == ({}, {"unknown": 1.0})
+
+
 def test_no_layers_say_nothing() -> None:
     """Nothing at all: a share would say that something was found."""
     assert summary([], {"a": 3, "b": 4}) == EngineFindings()
@@ -137,3 +142,9 @@ def test_bytes_of_tensors() -> None:
     assert tensor("float", 2, 2).bytes == 16
     assert tensor("int8", 7).bytes == 7
     assert tensor("int64", 3).bytes == 24
+
+
+def test_an_engine_for_several_batches_writes_no_fixed_number_of_bytes() -> None:
+    item = EngineLayer("l", "correlation", (), (), (tensor("half", -1, 4, 5), tensor("half", 2)), ())
+    assert summary([item], {"a": 1}).bytes_between_layers is None
+    assert summary([layer("half")], {"a": 1}).bytes_between_layers is not None

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from support.recorded import engine_record
 
+from ffnet_deploy.artifacts.replay import again
 from ffnet_deploy.artifacts.values import BatchProfile, EngineOptions
+from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.errors import UsageError
 from ffnet_deploy.runtimes.engine_options import check
 
@@ -105,3 +110,22 @@ def test_the_target_is_the_part_of_file_names(options: EngineOptions, target: st
 def test_asked_tells_what_differs_from_the_defaults() -> None:
     options = EngineOptions(level=0, batch=BATCH, gpus=("sm86",))
     assert options.asked() == {"gpus": ("sm86",), "level": 0, "batch": BATCH}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "options", "flags"),
+    [
+        (
+            RTX,
+            EngineOptions(gpus=("sm86", "sm89"), tf32=True, batch=BATCH),
+            ["--gpu", "sm86", "--gpu", "sm89", "--tf32", "--batch", "1,4,8"],
+        ),
+        (TRT, EngineOptions(tf32=True, level=2, batch=BATCH), ["--tf32", "--level", "2", "--batch", "1,4,8"]),
+        (ORT, EngineOptions(batch=BATCH), ["--batch", "1,4,8"]),
+        (ORT, EngineOptions(), []),
+    ],
+)
+def test_flags_are_those_of_the_command_line(runtime: str, options: EngineOptions, flags: list[str]) -> None:
+    check(options, runtime)
+    line = again(Workspace(Path()), Path("engine"), replace(engine_record(runtime=runtime), engine=options))
+    assert list(line.words[line.words.index(runtime) + 1 :]) == flags

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,10 +15,6 @@ from support.fakes import Chore
 
 from ffnet_deploy.errors import DataError, EngineError
 from ffnet_deploy.runtimes.worker import Worker
-
-if TYPE_CHECKING:
-    pass
-
 
 ROOT = Path(__file__).parents[2]
 

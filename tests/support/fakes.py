@@ -93,6 +93,16 @@ class Chore:
         time.sleep(seconds)
 
 
+class Surroundings:
+    """Stands in for a benchmark's subject: runs no rung, and tells of the process that it is in."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def variable(self, name: str) -> str | None:
+        return os.environ.get(name)
+
+
 class WorkerHere:
     """Stands in for a worker process, in this process: for results that do not depend on where they are computed."""
 
