@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 from support.cli_runner import NAME, SIZE, STEM, Cli, link_workspace, rewrite
+from support.fakes import WorkerHere
+
+from ffnet_deploy.bench import turns
+from ffnet_deploy.pipeline import export
 
 
 @pytest.fixture
@@ -35,7 +40,10 @@ def test_bench_times_what_runs_and_lists_the_rest(run: Cli, built: Path, tmp_pat
     assert values["environment"]["tools"]["torch"]
 
 
-def test_nothing_besides_the_reference_exits_4_with_its_result(run: Cli, workspace: Path) -> None:
+def test_nothing_besides_the_reference_exits_4_with_its_result(
+    run: Cli, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "Worker", WorkerHere)
     for file in (workspace / "engines").glob("*onnxruntime*"):
         file.unlink()
     result = run("bench", "--iters", "2", "--min-seconds", "0", "--json", "-", "--workspace", workspace)
@@ -56,7 +64,11 @@ def test_a_damaged_engine_is_refused(run: Cli, workspace: Path) -> None:
     assert f"ffnet-deploy build {NAME} --fp32 --runtime onnxruntime" in result.err
 
 
-def test_engines_of_an_older_graph_are_stale(run: Cli, workspace: Path) -> None:
+def test_engines_of_an_older_graph_are_stale(run: Cli, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What another opset makes: the exporter itself takes long.
+    graph = onnx.load(workspace / "models" / f"{STEM}.onnx")
+    graph.opset_import[0].version = 21
+    monkeypatch.setattr(export, "_exported", lambda *_: graph)
     assert run("export", NAME, "--weights", "random", *SIZE, "--opset", "21", "--workspace", workspace).code == 0
     result = run("bench", "--iters", "1", "--workspace", workspace)
     assert result.code == 3
