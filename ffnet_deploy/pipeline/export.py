@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 RANDOM = "random"
 OFF_CONTRACT = "off contract"
-BILINEAR = "bilinear upsampling in place of nearest"
+# In the metadata of graphs: another spelling would change the hash of every such graph.
+BILINEAR = "bilinear up-sampling in place of nearest"
 MIN_SIDE = 64
 OPSETS = range(18, 24)
 _VERIFY_IMAGES = 2

@@ -95,7 +95,7 @@ def test_bilinear_upsampling_marks_what_it_makes(run: Cli, tmp_path: Path) -> No
     result = run("export", NAME, *args)
     assert result.code == 0, result.err
     assert f"{NAME}.bilinear@64x128.onnx" in result.out
-    assert "bilinear upsampling in place of nearest" in result.out
+    assert "bilinear up-sampling in place of nearest" in result.out
     refused = run("export", "segmentation_ffnet34_ABB", *args)
     assert refused.code == 2
     assert "upsamples bilinearly as published" in refused.err
