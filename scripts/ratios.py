@@ -63,7 +63,8 @@ def measured(entries: Sequence[BenchEntry], plan: BenchPlan) -> Measured:
     with Watch() as watch:
         found = take_turns(entries, plan, progress=told)
     doubts = [doubt for item in found for doubt in of_rung(item, "compute", on_gpu=False)]
-    return Measured(entries, plan, found, watch.found(before), [*doubts, *of_machine(before, watch)])
+    load = watch.found(before)
+    return Measured(entries, plan, found, load, [*doubts, *of_machine(load)])
 
 
 @dataclass(frozen=True, slots=True)

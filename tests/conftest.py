@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from support.calibrated import write_photos, write_streets
 from support.cli_runner import NAME, SIZE, Cli
 from support.fakes import small_graph
 from support.graphs import put_graph
+from support.traced import kept
 
 from ffnet_deploy import cli
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.bench import turns
-from ffnet_deploy.graph.from_torch import export
+from ffnet_deploy.graph import from_torch
 from ffnet_deploy.machine.devices import visible_gpus
 from ffnet_deploy.pipeline.build import BuildOptions, build
 from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
@@ -34,6 +36,8 @@ from ffnet_deploy.zoo.weights import load_random
 def _settings() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    # For what modules and sessions share, which is made before the first test's own start.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +53,13 @@ def _same_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(from_torch, "_traced", kept(from_torch._traced, partial(shared, tmp_path_factory)))
+        yield
 
 
 @pytest.fixture
@@ -71,7 +82,7 @@ def shared(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], No
     ready = folder.with_name(f"{name}.ready")
     with FileLock(folder.with_name(f"{name}.lock")):
         if not ready.exists():
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)  # What made it may have failed the first time.
             make(folder)
             ready.touch()
     return folder
@@ -110,6 +121,18 @@ def trained_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def calibration_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set with five train and two val images, twice the input of the network; tests must not change it."""
+    return shared(tmp_path_factory, "calibration_streets", write_streets)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three pictures of other sizes and kinds; tests must not change it."""
+    return shared(tmp_path_factory, "photos", write_photos)
+
+
+@pytest.fixture(scope="session")
 def quantised(tmp_path_factory: pytest.TempPathFactory, trained_streets: Path) -> Path:
     """A workspace with a graph, its calibration, and what ``build --int8`` makes of them; tests must not change it."""
 
@@ -134,7 +157,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
     def graph(name: str, size: tuple[int, int]) -> bytes:
         def make(folder: Path) -> None:
-            model = export(load_random(find(name)).module, find(name), (1, 3, *size), opset=20, metadata={})
+            model = from_torch.export(load_random(find(name)).module, find(name), (1, 3, *size), opset=20, metadata={})
             (folder / "graph.onnx").write_bytes(model.SerializeToString())
 
         return (shared(tmp_path_factory, f"{name}@{size[0]}x{size[1]}", make) / "graph.onnx").read_bytes()

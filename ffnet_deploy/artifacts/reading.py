@@ -58,7 +58,8 @@ def _first(error: ValidationError) -> str:
     first = found[0]
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"{where}: {first['msg'].lower()}{more}"
+    # A name in the file may hold line breaks.
+    return " ".join(f"{where}: {first['msg'].lower()}{more}".split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 from ffnet_deploy.artifacts.commandline import CommandLine
 from ffnet_deploy.artifacts.filenames import ANY_BATCH, FileName
 from ffnet_deploy.artifacts.records import AnyRecord, EngineRecord, GraphRecord
-from ffnet_deploy.artifacts.values import DEFAULT_OPSET, BatchProfile, Ends, EngineOptions, GraphOptions
+from ffnet_deploy.artifacts.renewal import exported_as, with_ends, with_engine
+from ffnet_deploy.artifacts.values import DEFAULT_OPSET, BatchProfile, GraphOptions
 from ffnet_deploy.artifacts.workspace import Workspace
 
 
@@ -33,19 +34,15 @@ def again(workspace: Workspace, path: Path, record: AnyRecord) -> CommandLine:
 
 def _export(workspace: Workspace, path: Path, record: GraphRecord) -> CommandLine:
     options, weights = record.options, record.weights
-    batch, _, height, width = options.shape
     line = CommandLine.of("export", record.model)
     if weights.file is None:
         line = line.option("--weights", "random")
     elif weights.named:
         # A path below the workspace is stored relative to it, so it stays right when the workspace is moved.
         line = line.option("--weights", workspace.root / weights.file)
-    if (height, width) != options.contract:
-        line = line.option("--height", height).option("--width", width).flag("--allow-size", asked=True)
-    line = line.option("--batch", None if batch == 1 else batch)
-    line = line.option("--opset", None if options.opset == DEFAULT_OPSET else options.opset)
-    line = line.flag("--dynamic-batch", options.dynamic_batch).option("--upsampling", options.upsampling)
-    usual = workspace.path_of(exported_name(record.model, options))
+    name = exported_name(record.model, options)
+    line = exported_as(line, name, None if options.opset == DEFAULT_OPSET else options.opset)
+    usual = workspace.path_of(name)
     line = line.option("--output", None if path.resolve() == usual.resolve() else path.resolve())
     return line.in_workspace(workspace.root)
 
@@ -59,30 +56,8 @@ def _build(record: GraphRecord | EngineRecord) -> CommandLine:
         line = line.options("--keep-fp32", record.options.keep_fp32)
     if precision == "int8":
         line = line.option("--method", record.options.method).options("--keep-fp16", record.options.keep_fp16)
-    line = _with_ends(line, record.options.ends)
+    line = with_ends(line, record.options.ends)
     if isinstance(record, EngineRecord):
-        return _with_engine(line, record.engine)
+        return with_engine(line, record.engine)
     # A graph for any batch is the same whatever engines are built from it.
     return line.option("--batch", BatchProfile(1, 4, 8) if record.options.dynamic_batch else None)
-
-
-def _with_ends(line: CommandLine, ends: Ends) -> CommandLine:
-    line = line.option("--io", None if ends.io == "fp32" else ends.io)
-    line = line.flag("--image-in", ends.image_in).flag("--labels-out", ends.labels_out)
-    return line.flag("--align-corners", ends.align_corners)
-
-
-def _with_engine(line: CommandLine, options: EngineOptions) -> CommandLine:
-    for name, value in options.asked().items():
-        if isinstance(value, bool):
-            line = line.flag(engine_flag(name), value)
-        elif name == "gpus":
-            line = line.options(engine_flag(name), options.gpus)
-        else:
-            line = line.option(engine_flag(name), value)
-    return line
-
-
-def engine_flag(name: str) -> str:
-    """The option of ``build`` for a field of :class:`EngineOptions`."""
-    return "--gpu" if name == "gpus" else f"--{name.replace('_', '-')}"

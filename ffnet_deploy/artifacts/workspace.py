@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ffnet_deploy.artifacts.commandline import CommandLine
 from ffnet_deploy.artifacts.filenames import FileName, model_of
 from ffnet_deploy.artifacts.records import AnyRecord, EngineRecord, GraphRecord, read_record
+from ffnet_deploy.artifacts.renewal import by_name
 
 
 class GraphFile(NamedTuple):
@@ -67,7 +68,7 @@ class Workspace:
         Raises:
             ArtifactError: one of them has no readable record, so that the newest cannot be known.
         """
-        found = self._recorded(self.models, "export", lambda name: model in (None, model_of(name)))
+        found = self._recorded(self.models, lambda name: model in (None, model_of(name)) and _may_be_exported(name))
         exported = [
             GraphFile(path, record)
             for path, record in found
@@ -81,7 +82,7 @@ class Workspace:
         Raises:
             ArtifactError: an engine of this model has no readable record, or a record has no engine.
         """
-        found = self._recorded(self.engines, "build", lambda name: model_of(name) == model_of(graph.name))
+        found = self._recorded(self.engines, lambda name: model_of(name) == model_of(graph.name))
         mine = [
             EngineFile(path, record)
             for path, record in found
@@ -89,8 +90,17 @@ class Workspace:
         ]
         return sorted(mine, key=lambda item: item.path.name)
 
-    def _recorded(self, folder: Path, command: str, wanted: Callable[[str], bool]) -> list[tuple[Path, AnyRecord]]:
+    def _recorded(self, folder: Path, wanted: Callable[[str], bool]) -> list[tuple[Path, AnyRecord]]:
         files = {p for ending in ("onnx", "engine") for p in folder.glob(f"*.{ending}")}
         files |= {p.with_suffix("") for ending in ("onnx", "engine") for p in folder.glob(f"*.{ending}.json")}
         chosen = sorted(p for p in files if not p.name.startswith(".") and wanted(p.name))
-        return [(p, read_record(p, remedy=str(self.run(command, model_of(p.name))))) for p in chosen]
+        return [(p, read_record(p, remedy=str(by_name(p.name).in_workspace(self.root)))) for p in chosen]
+
+
+def _may_be_exported(file: str) -> bool:
+    """Whether a graph may be one that export made; what was made from it is renewed with it, and tells nothing here."""
+    try:
+        name = FileName.parse(file)
+    except ValueError:
+        return True
+    return name == name.exported

@@ -8,7 +8,7 @@ from ffnet_deploy.bench.result import Doubt
 
 if TYPE_CHECKING:
     from ffnet_deploy.bench.turns import Latency
-    from ffnet_deploy.machine.load import Watch
+    from ffnet_deploy.machine.load import Load
 
 _LAUNCH_BOUND = 0.8
 """Enqueue time over GPU time: trtexec's threshold."""
@@ -40,18 +40,13 @@ def of_rung(item: Latency, mode: str, on_gpu: bool) -> list[Doubt]:
     return found
 
 
-def of_machine(before: float, watch: Watch) -> list[Doubt]:
-    """What is doubtful about all figures of a run.
-
-    Args:
-        before: share of the processor that others took just before, 0..1.
-        watch: of the time of measuring.
-    """
+def of_machine(load: Load) -> list[Doubt]:
+    """What is doubtful about all figures of a run."""
     found = []
-    for share, when in ((before, "just before this"), (watch.others, "while this was measured")):
+    for share, when in ((load.other_work_before, "just before this"), (load.other_work, "while this was measured")):
         if share > _BUSY:
             text = f"other work took {100 * share:.0f} % of the processor {when}; do not quote these figures"
             found.append(Doubt("other-work", None, text))
-    if watch.throttled:
-        found.append(Doubt("throttled", None, f"the GPU was slowed down by: {', '.join(watch.throttled)}"))
+    if load.throttled:
+        found.append(Doubt("throttled", None, f"the GPU was slowed down by: {', '.join(load.throttled)}"))
     return found

@@ -47,7 +47,7 @@ def export(
     """
     folded = fold_batch_norm(copy.deepcopy(module))
     try:
-        program = _quietly_exported(folded, shape, opset)
+        traced = _traced(folded, shape, opset)
     except torch.onnx.errors.OnnxExporterError as error:
         cause = _root(error)
         first = (str(cause).splitlines() or ["no reason given"])[0]
@@ -56,7 +56,7 @@ def export(
             f"({type(cause).__name__}: {first}). "
             "Install the versions of constraints.txt, or report this."
         ) from error
-    tidied = _tidy(program.model_proto)
+    tidied = _tidy(traced)
     for key, value in sorted(metadata.items()):
         tidied.metadata_props.add(key=f"ffnet_deploy.{key}", value=value)
     _ensure_contract(tidied, spec)
@@ -86,7 +86,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
-def _quietly_exported(module: nn.Module, shape: tuple[int, int, int, int], opset: int) -> torch.onnx.ONNXProgram:
+def _traced(module: nn.Module, shape: tuple[int, int, int, int], opset: int) -> onnx.ModelProto:
     # The exporter reports that torchvision, which nobody needs here, is not installed.
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
@@ -106,7 +106,7 @@ def _quietly_exported(module: nn.Module, shape: tuple[int, int, int, int], opset
     finally:
         registration.setLevel(level)
     assert program is not None
-    return program
+    return program.model_proto
 
 
 def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from ffnet_deploy.artifacts.values import Finite
 from ffnet_deploy.machine import nvml
@@ -61,10 +61,6 @@ class GpuLoad(GpuFacts):
             throttle_reasons=tuple(sorted(_reasons(samples))),
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "throttle_reasons": list(self.throttle_reasons)}
-
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -84,11 +80,7 @@ class Load:
     @property
     def throttled(self) -> tuple[str, ...]:
         """What slowed the GPU down at any time, sorted."""
-        return _troubles(self.gpu.throttle_reasons if self.gpu else ())
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "gpu": self.gpu and self.gpu.to_json()}
+        return tuple(sorted(set(self.gpu.throttle_reasons) - set(nvml.HARMLESS))) if self.gpu else ()
 
 
 def other_work(seconds: float = 0.5) -> float:
@@ -136,32 +128,11 @@ class Watch:
         """
         return Load(
             other_work_before=before,
-            other_work=self.others,
-            most_other_work=self.most_others,
+            other_work=sum(self._others) / len(self._others) if self._others else 0.0,
+            most_other_work=max(self._others, default=0.0),
             mhz=Extent.of(self._clocks),
             gpu=None if self._gpu is None else GpuLoad.of(self._gpu, self._gpu_samples),
         )
-
-    @property
-    def others(self) -> float:
-        """Mean share of all cores that other processes took, 0..1."""
-        return sum(self._others) / len(self._others) if self._others else 0.0
-
-    @property
-    def most_others(self) -> float:
-        """The largest share that others took in half a second, 0..1."""
-        return max(self._others, default=0.0)
-
-    @property
-    def throttled(self) -> list[str]:
-        """What slowed the GPU down at any time, sorted."""
-        return list(_troubles(_reasons(self._gpu_samples)))
-
-    def to_json(self) -> dict[str, Any]:
-        """What ``found`` tells, as plain JSON values and without the time before."""
-        found = self.found(0.0).to_json()
-        del found["other_work_before"]
-        return found
 
     def _watch(self) -> None:
         before, ours = _busy_and_total(), _our_ticks()
@@ -184,10 +155,6 @@ class Watch:
 
 def _reasons(samples: Iterable[GpuSample]) -> set[str]:
     return {reason for sample in samples for reason in sample.throttle_reasons}
-
-
-def _troubles(reasons: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(set(reasons) - set(nvml.HARMLESS)))
 
 
 def _busy_and_total() -> tuple[int, int] | None:

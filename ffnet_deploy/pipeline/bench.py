@@ -73,8 +73,9 @@ def bench(
     before = other_work()
     with Watch(device_in_use(rungs, options.device)) as watch:
         timed = _timed(entries, options, plan, progress)
-    doubts = (*_doubts(timed, options), *of_machine(before, watch))
-    return _result(graph, found, options, timed, threads, doubts, watch.found(before))
+    load = watch.found(before)
+    doubts = (*_doubts(timed, options), *of_machine(load))
+    return _result(graph, found, options, timed, threads, doubts, load)
 
 
 def _result(

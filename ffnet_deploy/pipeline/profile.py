@@ -53,6 +53,7 @@ def profile(
         progress("measuring peaks", 0, None)
         peaks = _peaks(settings)
         rungs = _profiled(graph, found.running, settings, runs, peaks, progress)
+    load = watch.found(before)
     failure = found.nothing_ran()
     return Profile(
         ProfileFile(
@@ -66,8 +67,8 @@ def profile(
             peaks=peaks,
             rungs=tuple(rungs),
             skipped=tuple(item.facts for item in found.skipped),
-            warnings=tuple(of_machine(before, watch)),
-            load=watch.found(before),
+            warnings=tuple(of_machine(load)),
+            load=load,
             environment=describe_environment(),
             error=facts_of_error(failure),
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffnet_deploy.artifacts.replay import engine_flag
+from ffnet_deploy.artifacts.renewal import engine_flag
 from ffnet_deploy.artifacts.values import EngineOptions
 from ffnet_deploy.errors import UsageError
 

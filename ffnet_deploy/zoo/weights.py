@@ -14,7 +14,7 @@ from torch import nn
 from ffnet_deploy.artifacts.writing import sha256_of
 from ffnet_deploy.errors import WeightsError
 from ffnet_deploy.zoo.checkpoint import State, read_state, some
-from ffnet_deploy.zoo.network import FFNet
+from ffnet_deploy.zoo.network import FFNet, Smoothing
 from ffnet_deploy.zoo.specs import ModelSpec, find
 
 Shapes = dict[str, tuple[int, ...]]
@@ -68,24 +68,34 @@ def load(spec: ModelSpec, path: Path) -> LoadedWeights:
     state = read_state(path)
     fitted, marks = _fitting(spec, state)
     state, notes = _adjusted(fitted, state)
-    module = FFNet(fitted)
     _check_keys(spec, path, state, shapes_of(fitted))
     # `_train` models keep their head's initialisation; every other key was checked above.
+    module = FFNet(fitted) if spec.train else _unfilled(fitted)
     module.load_state_dict(state, strict=not spec.train)
     return LoadedWeights(module.eval(), sha256_of(path), marks, (*marks, *notes))
 
 
 def load_random(spec: ModelSpec, seed: int = 0) -> LoadedWeights:
     """Build ``spec`` with random weights, whose batch norms and biases matter, for latency work and tests."""
-    module = FFNet(spec)
-    drawn = {name: draw(name, shape, seed) for name, shape in shapes_of(spec).items()}
-    state = {name: torch.from_numpy(values) for name, values in drawn.items() if values is not None}
-    module.load_state_dict({**module.state_dict(), **state})
+    module = _unfilled(spec)
+    state: State = {}
+    for name, empty in module.state_dict().items():
+        values = draw(name, tuple(empty.shape), seed)
+        constant = Smoothing().weight if name == _BLUR else torch.zeros_like(empty)
+        state[name] = constant if values is None else torch.from_numpy(values)
+    module.load_state_dict(state)
     return LoadedWeights(module.eval(), f"random-{seed}", (UNTRAINED,))
 
 
+def _unfilled(spec: ModelSpec) -> FFNet:
+    """The network with storage and no values yet: drawing some to overwrite them takes longer than to read a file."""
+    with torch.device("meta"):
+        module = FFNet(spec)
+    return module.to_empty(device="cpu")
+
+
 def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray | None:
-    """Values (float32, ``shape``) of one state-dict entry; None leaves it as the module made it.
+    """Values (float32, ``shape``) of one state-dict entry; None if it is not drawn: a counter or the blur.
 
     Depends on the seed and the name alone, so equal layers of two models are equal. Tested against
     ``tests/support/golden/deterministic.py``, which made the recorded outputs.
@@ -139,7 +149,7 @@ def _adjusted(spec: ModelSpec, state: State) -> tuple[State, tuple[str, ...]]:
         return {k: v for k, v in state.items() if k.startswith(_BACKBONE)}, ("backbone only; the head is untrained",)
     if spec.pre_down and _BLUR not in state:
         # Two published files lack it; it is a constant.
-        return {**state, _BLUR: FFNet(spec).state_dict()[_BLUR]}, (f"{_BLUR} added",)
+        return {**state, _BLUR: Smoothing().weight}, (f"{_BLUR} added",)
     if not spec.pre_down and _BLUR in state:
         return {k: v for k, v in state.items() if k != _BLUR}, (f"{_BLUR} dropped",)
     return state, ()

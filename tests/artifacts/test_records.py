@@ -158,7 +158,10 @@ def test_a_damaged_record_is_refused_in_one_line(tmp_path: Path, damage: Callabl
     record_path(path).write_text(damaged, "utf-8")
     assert refused(path).startswith(f"{record_path(path)} is damaged ({says}")
     # A rung is never left out in silence.
-    with pytest.raises(ArtifactError, match=f"is damaged .* Run: ffnet-deploy build {record.model} --workspace"):
+    with pytest.raises(
+        ArtifactError,
+        match=f"is damaged .* Run: ffnet-deploy build {record.model} --fp32 --runtime onnxruntime --workspace",
+    ):
         workspace.engines_of(workspace.models / record.exported.file)
 
 

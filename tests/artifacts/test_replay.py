@@ -14,6 +14,7 @@ from support.recorded import MODEL, engine_record, graph_record, weights_record
 
 from ffnet_deploy.artifacts.commandline import CommandLine
 from ffnet_deploy.artifacts.records import AnyRecord, EngineRecord, GraphRecord, load_record, read_record, record_path
+from ffnet_deploy.artifacts.renewal import by_name
 from ffnet_deploy.artifacts.replay import again, exported_name
 from ffnet_deploy.artifacts.values import (
     BatchProfile,
@@ -149,6 +150,28 @@ def test_what_was_built_is_built_again(record: AnyRecord, says: str) -> None:
     assert str(again(HERE, Path("any"), record)) == f"ffnet-deploy build {MODEL} {says}"
     there = again(Workspace(Path("a b")), Path("any"), record)
     assert str(there) == f"ffnet-deploy build {MODEL} {says} --workspace 'a b'"
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        (f"{MODEL}.onnx", "export NAME"),
+        (f"{MODEL}@64x128.onnx", f"export NAME {SIDES}"),
+        (f"{MODEL}.bilinear@64x128.b4.onnx", f"export NAME {SIDES} --batch 4 --upsampling bilinear"),
+        (f"{MODEL}.bdynamic.onnx", "export NAME --dynamic-batch"),
+        (f"{MODEL}.fp16.onnx", "build NAME --fp16"),
+        (f"{MODEL}.bdynamic.int8-cpu.onnx", "build NAME --int8 --batch 1,4,8"),
+        (f"{MODEL}.fp32.onnxruntime.onnx", "build NAME --fp32 --runtime onnxruntime"),
+        (
+            f"{MODEL}@64x128.b1-2-3.image.labels.int8.tensorrt-rtx-sm86+sm89.engine",
+            "build NAME --int8 --runtime tensorrt-rtx --image-in --labels-out --gpu sm86 --gpu sm89 --batch 1,2,3",
+        ),
+        (f"{MODEL}.fp16.tensorrt-rtx-portable.engine", "build NAME --fp16 --runtime tensorrt-rtx --portable"),
+        (f"{MODEL}.copy.onnx", "export NAME"),
+    ],
+)
+def test_a_name_says_what_makes_the_file(file: str, says: str) -> None:
+    assert str(by_name(file)) == f"ffnet-deploy {says.replace('NAME', MODEL)}"
 
 
 # --- and they make it ------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from support.cli_runner import Cli, Result, link_workspace
 from support.fakes import WorkerHere
+from support.pages import check_types, fields_of
 
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.bench import doubts, profiler, turns
@@ -32,24 +32,9 @@ MAPS = ("environment.tools", "peaks.macs_per_s")
 """Objects whose keys are data."""
 
 
-def fields_of(value: Any, path: str = "") -> Iterator[str]:
-    if path and not path.endswith("[]"):
-        yield path
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            name = "*" if path in MAPS else key
-            yield from fields_of(inner, f"{path}.{name}" if path else name)
-    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        yield f"{path}[]"
-        for item in value:
-            yield from fields_of(item, f"{path}[]")
-
-
 def emitted(value: dict[str, Any]) -> set[str]:
-    """Fields as the page writes them: lists of objects as ``x[]`` alone, all phases' inner fields as one."""
-    found = set(fields_of(value))
-    found -= {path.removesuffix("[]") for path in found if path.endswith("[]")}
-    found -= set(MAPS)
+    """Fields as the page writes them: all phases' inner fields as one."""
+    found = fields_of(value, MAPS) - set(MAPS)
     return {re.sub(r"^(rungs\[\]\.phases)\.\w+\.", r"\1.*.", path) for path in found}
 
 
@@ -174,25 +159,9 @@ def test_every_field_has_a_type_and_a_meaning() -> None:
 
 @pytest.mark.parametrize("mode", [*TIMED, "cold", "profile", "compare"])
 def test_every_field_has_the_type_that_the_page_names(results: Results, tmp_path: Path, mode: str) -> None:
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict,
-    }  # fmt: skip
     types = dict(re.findall(r"^\| `([^`]+)` \|([^|]*)\|", _part(mode), flags=re.MULTILINE))
-
-    def check(value: Any, path: str) -> None:
-        said = types.get(path, "")
-        if said and not path.endswith("[]"):
-            word = said.split()[0]
-            fits = isinstance(value, kinds[word]) and isinstance(value, bool) == (word == "boolean")
-            assert fits or (value is None and "null" in said), (path, said, value)
-        inner = value.items() if isinstance(value, dict) else ()
-        for key, item in inner:
-            name = "*" if path in MAPS or path == "rungs[].phases" else key
-            check(item, f"{path}.{name}" if path else name)
-        for item in value if isinstance(value, list) else ():
-            check(item, f"{path}[]")
-
-    check(_compared(results, tmp_path) if mode == "compare" else results.of(mode), "")
+    value = _compared(results, tmp_path) if mode == "compare" else results.of(mode)
+    check_types(value, (*MAPS, "rungs[].phases"), types)
     assert len(types) > 20
 
 

@@ -156,7 +156,7 @@ def test_other_work_is_told_and_so_is_what_did_not_settle() -> None:
     assert (doubt.kind, doubt.rung) == ("not-settled", "onnxruntime fp32")
     assert "10 s" in doubt.text
     quiet = Watch()
-    assert of_machine(0.05, quiet) == []
-    (busy,) = of_machine(0.5, quiet)
+    assert of_machine(quiet.found(0.05)) == []
+    (busy,) = of_machine(quiet.found(0.5))
     assert (busy.kind, busy.rung) == ("other-work", None)
     assert "50 %" in busy.text

@@ -15,7 +15,7 @@ import hostile
 import numpy as np
 import onnx
 import pytest
-from support.calibrated import STEM, block, changed, run, values_of, write_photos, write_streets
+from support.calibrated import STEM, block, changed, run, values_of
 from support.cli_runner import Cli
 from support.fakes import SMALL, SMALL_SHAPE, small_graph, street_feeds
 from support.graphs import put_graph
@@ -45,23 +45,9 @@ def space(workspace: Workspace) -> Workspace:
     return workspace
 
 
-@pytest.fixture(scope="module")
-def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("streets")
-    write_streets(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    write_photos(folder)
-    return folder
-
-
-def test_ranges_of_all_that_either_dialect_needs(space: Workspace, streets: Path) -> None:
+def test_ranges_of_all_that_either_dialect_needs(space: Workspace, calibration_streets: Path) -> None:
     told: list[tuple[str, int, int | None]] = []
-    found = calibrate(space, None, CalibrateOptions(streets), lambda *what: told.append(what))
+    found = calibrate(space, None, CalibrateOptions(calibration_streets), lambda *what: told.append(what))
     values = values_of(found)
     assert found.path == space.root / "calibration" / f"{STEM}.json"
     assert read_calibration(space, found.path) == found
@@ -88,16 +74,16 @@ def test_ranges_of_all_that_either_dialect_needs(space: Workspace, streets: Path
 
 
 def test_channels_are_seen_on_a_few_images_evenly_and_the_largest_counts(
-    space: Workspace, streets: Path, monkeypatch: pytest.MonkeyPatch
+    space: Workspace, calibration_streets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images = find_images(current_graph(space, None), streets, None, allow_val=False)
+    images = find_images(current_graph(space, None), calibration_streets, None, allow_val=False)
     assert images.some(2).names == (images.names[0], images.names[2])
     assert images.some(9) == images
-    every = run(space, streets).file.tensors
+    every = run(space, calibration_streets).file.tensors
     monkeypatch.setattr(observe, "_FEW_PIXELS", 0)
     monkeypatch.setattr(observe, "_FEWEST", 2)
     told: list[tuple[str, int, int | None]] = []
-    options = CalibrateOptions(streets, percentile=99.9)
+    options = CalibrateOptions(calibration_streets, percentile=99.9)
     some = calibrate(space, None, options, lambda *what: told.append(what)).file.tensors
     assert [what for what in told if what[0] == "looking at channels"][-1] == ("looking at channels", 2, 2)
     pairs = [pair for name in every for pair in zip(every[name].channels, some[name].channels, strict=True)]
@@ -125,13 +111,15 @@ def one_method(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_method")
-def test_hostile_weights_lose_no_more_than_those_they_were_made_from(workspace: Workspace, streets: Path) -> None:
+def test_hostile_weights_lose_no_more_than_those_they_were_made_from(
+    workspace: Workspace, calibration_streets: Path
+) -> None:
     put_graph(workspace, small_graph())
-    plain = noise(run(workspace, streets, images=2), workspace)
+    plain = noise(run(workspace, calibration_streets, images=2), workspace)
     network = load_random(find(SMALL)).module
     network.load_state_dict(hostile.tailed(hostile.scaled(network.state_dict())))
     put_graph(workspace, export(network, find(SMALL), SMALL_SHAPE, opset=20, metadata={}).SerializeToString())
-    assert noise(run(workspace, streets, images=2), workspace) < 1.5 * plain
+    assert noise(run(workspace, calibration_streets, images=2), workspace) < 1.5 * plain
 
 
 def test_a_folder_of_pictures_is_resized_and_says_so(space: Workspace, photos: Path) -> None:
@@ -185,33 +173,33 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     ids=["one", "too many", "method", "percentile"],
 )
 def test_options_that_cannot_be(
-    space: Workspace, streets: Path, options: dict[str, Any], kind: type[FFNetDeployError], says: str
+    space: Workspace, calibration_streets: Path, options: dict[str, Any], kind: type[FFNetDeployError], says: str
 ) -> None:
     with pytest.raises(kind, match=says):
-        run(space, streets, **options)
+        run(space, calibration_streets, **options)
     assert not (space.root / "calibration").exists()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_an_activation_that_is_not_finite_is_named_with_its_image(
-    space: Workspace, streets: Path, value: float
+    space: Workspace, calibration_streets: Path, value: float
 ) -> None:
     def poison(name: str, values: np.ndarray) -> np.ndarray:
         return np.full_like(values, value) if name == "b1" else values
 
     put_graph(space, changed(block(), poison))
     with pytest.raises(PrecisionError, match=r"^c on ahornstadt/.* is not finite"):
-        run(space, streets)
+        run(space, calibration_streets)
     assert not list((space.root / "calibration").glob("*.json"))
 
 
 @pytest.mark.usefixtures("one_method")
-def test_a_dead_network_calibrates_and_says_what_has_no_range(workspace: Workspace, streets: Path) -> None:
+def test_a_dead_network_calibrates_and_says_what_has_no_range(workspace: Workspace, calibration_streets: Path) -> None:
     def kill(name: str, values: np.ndarray) -> np.ndarray:
         return np.zeros_like(values) if name.startswith("backbone_model.layer2.3.conv1.") else values
 
     put_graph(workspace, changed(small_graph(), kill))
-    found = run(workspace, streets, images=2)
+    found = run(workspace, calibration_streets, images=2)
     assert found.file.tensors["backbone_model.layer2.3.relu/Relu"].max == MethodRange(0, 0, 0)
     assert values_of(found)["tensors"]["backbone_model.layer2.3.relu/Relu"]["max"] == [0, 0, 0]
     for runtime in ("tensorrt-rtx", "onnxruntime"):
@@ -235,33 +223,37 @@ def stop_at(count: int) -> Any:
     return stop
 
 
-def test_an_interrupted_calibration_continues(space: Workspace, streets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(space, streets).file.tensors
+def test_an_interrupted_calibration_continues(
+    space: Workspace, calibration_streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(space, calibration_streets).file.tensors
     (space.root / "calibration" / f"{STEM}.json").unlink()
     monkeypatch.setattr(observe, "_SAVE_EVERY_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
-        calibrate(space, None, CalibrateOptions(streets), stop_at(4))
+        calibrate(space, None, CalibrateOptions(calibration_streets), stop_at(4))
     (state,) = (space.root / "calibration").iterdir()
     assert state.name == f"{STEM}.partial.npz"
-    resumed = run(space, streets)
+    resumed = run(space, calibration_streets)
     assert resumed.file.resumed_at == 3
     assert resumed.file.tensors == whole
     assert not state.exists()
 
 
 @pytest.mark.parametrize("left", [b"", b"PK\x03\x04 torn", b"nonsense"], ids=["empty", "torn", "nonsense"])
-def test_what_is_left_of_something_else_is_not_used(space: Workspace, streets: Path, left: bytes) -> None:
+def test_what_is_left_of_something_else_is_not_used(space: Workspace, calibration_streets: Path, left: bytes) -> None:
     folder = space.root / "calibration"
     folder.mkdir()
     (folder / f"{STEM}.partial.npz").write_bytes(left)
-    assert run(space, streets, images=2).file.resumed_at == 0
+    assert run(space, calibration_streets, images=2).file.resumed_at == 0
 
 
-def test_state_of_other_images_is_not_used(space: Workspace, streets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_of_other_images_is_not_used(
+    space: Workspace, calibration_streets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(observe, "_SAVE_EVERY_S", 0.0)
     with pytest.raises(KeyboardInterrupt):
-        calibrate(space, None, CalibrateOptions(streets), stop_at(3))
-    assert run(space, streets, images=4).file.resumed_at == 0
+        calibrate(space, None, CalibrateOptions(calibration_streets), stop_at(3))
+    assert run(space, calibration_streets, images=4).file.resumed_at == 0
 
 
 KILLED = """
@@ -279,9 +271,9 @@ calibrate(Workspace(Path(sys.argv[1])), None, CalibrateOptions(Path(sys.argv[2])
 """
 
 
-def test_killed_in_the_middle_nothing_is_lost(space: Workspace, streets: Path) -> None:
+def test_killed_in_the_middle_nothing_is_lost(space: Workspace, calibration_streets: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(space.root), str(streets)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", KILLED, str(space.root), str(calibration_streets)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -291,6 +283,6 @@ def test_killed_in_the_middle_nothing_is_lost(space: Workspace, streets: Path) -
     process.wait()
     process.stdout.close()
     assert not list((space.root / "calibration").glob("*.json"))
-    found = run(space, streets)
+    found = run(space, calibration_streets)
     assert found.file.resumed_at == 3
     assert {p.suffix for p in (space.root / "calibration").iterdir() if not p.name.startswith(".")} == {".json"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.calibrated import block, calibrated, changed, rewritten, run, values_of, write_streets
+from support.calibrated import block, calibrated, changed, rewritten, run, values_of
 from support.fakes import SMALL
 from support.graphs import put_graph
 
@@ -24,18 +24,11 @@ from ffnet_deploy.pipeline.precision import Int8Options
 
 
 @pytest.fixture(scope="module")
-def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("streets")
-    write_streets(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory, streets: Path) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory, calibration_streets: Path) -> Path:
     """A workspace with a graph and its calibration on three images."""
     space = Workspace(tmp_path_factory.mktemp("once"))
     put_graph(space, block())
-    run(space, streets, images=3)
+    run(space, calibration_streets, images=3)
     return space.root
 
 
@@ -46,15 +39,15 @@ def ready(once: Path, tmp_path: Path) -> Workspace:
 
 
 def test_a_calibration_that_fits_is_used_again(
-    ready: Workspace, streets: Path, monkeypatch: pytest.MonkeyPatch
+    ready: Workspace, calibration_streets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = calibrated(ready)
     for name in ("sizes_of_channels", "histograms_of"):
         monkeypatch.setattr(story, name, None)  # nothing is looked at again
-    again = run(ready, streets, images=3)
+    again = run(ready, calibration_streets, images=3)
     assert (again.reused, again.file) == (True, first.file)
     # Every method is there already; what changes is what build takes by default.
-    other = run(ready, streets, images=3, method="mse")
+    other = run(ready, calibration_streets, images=3, method="mse")
     assert (other.reused, other.method) == (True, "mse")
     assert values_of(other)["method"] == "mse"
     assert other.file.tensors == first.file.tensors
@@ -62,7 +55,7 @@ def test_a_calibration_that_fits_is_used_again(
 
 
 @pytest.mark.parametrize("what", ["images", "graph", "percentile", "damage", "fewer", "method"])
-def test_what_has_changed_is_looked_at_again(ready: Workspace, streets: Path, what: str) -> None:
+def test_what_has_changed_is_looked_at_again(ready: Workspace, calibration_streets: Path, what: str) -> None:
     first = calibrated(ready)
     options: dict[str, Any] = {"images": 3}
     if what == "images":
@@ -77,7 +70,7 @@ def test_what_has_changed_is_looked_at_again(ready: Workspace, streets: Path, wh
         rewritten(first, lambda values: [found.pop("entropy") for found in values["tensors"].values()])
     else:
         first.path.write_text(first.path.read_text()[:-100])
-    again = run(ready, streets, **options)
+    again = run(ready, calibration_streets, **options)
     assert not again.reused
     assert (again.file.tensors == first.file.tensors) == (what in ("damage", "fewer", "method"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.calibrated import block, run, write_photos, write_streets
+from support.calibrated import block, run
 from support.fakes import SMALL, SMALL_SHAPE
 from support.graphs import put_graph
 from support.recorded import RANDOM, stamp_for
@@ -33,20 +33,6 @@ def space(workspace: Workspace) -> Workspace:
     return workspace
 
 
-@pytest.fixture(scope="module")
-def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("streets")
-    write_streets(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    write_photos(folder)
-    return folder
-
-
 def only_a_record(workspace: Workspace, model: str, shape: Shape) -> Graph:
     """The graph as the choice of images sees it: its record alone."""
     contract = (224, 224) if model == CLASSIFIER else (512, 1024)
@@ -59,14 +45,14 @@ def classifier(workspace: Workspace, size: int) -> Graph:
     return only_a_record(workspace, CLASSIFIER, (1, 3, size, size))
 
 
-def test_images_are_chosen_evenly(space: Workspace, streets: Path) -> None:
+def test_images_are_chosen_evenly(space: Workspace, calibration_streets: Path) -> None:
     graph = current_graph(space, None)
-    every = find_images(graph, streets, None, allow_val=False).names
-    assert find_images(graph, streets, 2, allow_val=False).names == (every[0], every[2])
+    every = find_images(graph, calibration_streets, None, allow_val=False).names
+    assert find_images(graph, calibration_streets, 2, allow_val=False).names == (every[0], every[2])
 
 
-def test_a_batch_is_filled_up_and_the_filling_not_counted(space: Workspace, streets: Path) -> None:
-    images = find_images(current_graph(space, None), streets, 5, allow_val=False)
+def test_a_batch_is_filled_up_and_the_filling_not_counted(space: Workspace, calibration_streets: Path) -> None:
+    images = find_images(current_graph(space, None), calibration_streets, 5, allow_val=False)
     found = list(batches(images, 2, 1))
     assert [names for names, _ in found] == [list(images.names[1:3]), list(images.names[3:5])]
     ((names, feed),) = batches(images, 2, 4)
@@ -74,16 +60,16 @@ def test_a_batch_is_filled_up_and_the_filling_not_counted(space: Workspace, stre
     assert np.array_equal(feed[0], feed[1])
 
 
-def test_val_is_never_looked_at_unasked(space: Workspace, streets: Path, tmp_path: Path) -> None:
-    found = run(space, streets, allow_val=True)
+def test_val_is_never_looked_at_unasked(space: Workspace, calibration_streets: Path, tmp_path: Path) -> None:
+    found = run(space, calibration_streets, allow_val=True)
     assert (found.file.images.title, len(found.file.images.names)) == ("Cityscapes val", 2)
     assert "calibrated on val" in found.file.marks
     only_val = tmp_path / "only"
-    shutil.copytree(streets / "leftImg8bit" / "val", only_val / "leftImg8bit" / "val")
+    shutil.copytree(calibration_streets / "leftImg8bit" / "val", only_val / "leftImg8bit" / "val")
     with pytest.raises(DataError, match=r"has no train split .*--allow-val"):
         run(space, only_val)
     with pytest.raises(DataError, match=r"holds images of a val split, first .*--allow-val"):
-        run(space, streets / "leftImg8bit" / "val")
+        run(space, calibration_streets / "leftImg8bit" / "val")
     # By the names of Cityscapes' val cities too, wherever they lie.
     loose = tmp_path / "loose"
     loose.mkdir()

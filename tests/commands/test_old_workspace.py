@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.cli_runner import NAME, STEM, Cli, link_workspace
 
-from ffnet_deploy.artifacts.records import record_path
+from ffnet_deploy.artifacts.records import RECORD_SCHEMA, read_record, record_path
 from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.errors import ArtifactError
+from ffnet_deploy.graph.current import current_graph
+from ffnet_deploy.ladder import ladder
+from ffnet_deploy.zoo.specs import find
+from ffnet_deploy.zoo.weights import load_random
 
 BENCH = ("bench", "--iters", "1", "--min-seconds", "0")
 
@@ -59,7 +67,7 @@ def test_an_old_graph(run: Cli, space: Workspace, command: tuple[str, ...]) -> N
     assert (result.code, result.out) == (3, "")
     assert result.err == (
         f"error: {graph} was made by another version of ffnet-deploy. "
-        f"Run: ffnet-deploy export {NAME} --workspace {space.root}\n"
+        f"Run: ffnet-deploy export {NAME} --height 64 --width 128 --allow-size --workspace {space.root}\n"
     )
 
 
@@ -70,8 +78,39 @@ def test_an_old_engine(run: Cli, space: Workspace) -> None:
     assert (result.code, result.out) == (3, "")
     assert result.err == (
         f"error: {engine} was made by another version of ffnet-deploy. "
-        f"Run: ffnet-deploy build {NAME} --workspace {space.root}\n"
+        f"Run: ffnet-deploy build {NAME} --fp32 --runtime onnxruntime --workspace {space.root}\n"
     )
+
+
+def refusal(space: Workspace) -> str:
+    """What stands in the way of every command; empty if nothing does."""
+    try:
+        ladder(current_graph(space, NAME))
+    except ArtifactError as error:
+        return str(error)
+    return ""
+
+
+def test_the_commands_that_errors_name_renew_the_workspace(run: Cli, space: Workspace) -> None:
+    weights = space.weights / find(NAME).weights_file
+    weights.parent.mkdir(parents=True)
+    torch.save(load_random(find(NAME)).module.state_dict(), weights)
+    graph, engine = space.models / f"{STEM}.onnx", space.engines / f"{STEM}.fp32.onnxruntime.onnx"
+    # No command reads the graph that another engine was made from: it is made again with that engine.
+    for file in (graph, space.models / f"{STEM}.fp16.onnx"):
+        put(record_path(file), old_record("graph"))
+    put(record_path(engine), old_record("engine"))
+    for other in space.engines.glob("*.engine*"):
+        other.unlink()
+    done = []
+    while found := re.search(r"Run: ffnet-deploy (.*)$", refusal(space)):
+        done.append(found[1])
+        assert len(set(done)) == len(done), done
+        assert run(*shlex.split(found[1])).code == 0, done
+    assert [command.partition(" ")[0] for command in done] == ["export", "build"]
+    assert refusal(space) == ""
+    for file in (graph, engine):
+        assert read_record(file, remedy="").schema == RECORD_SCHEMA
 
 
 def test_an_old_calibration(run: Cli, space: Workspace) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +30,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def samples(root: Path, split: str) -> tuple[ImageSample, ...]:
     """Of four classes that differ much: little work, and a little training is enough."""
     return tuple(s for s in find_set(root / split).samples if s.name.startswith(FOUR))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Work this small is waited for by a second thread, minutes long on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -37,21 +36,11 @@ TINY = DemoPlan(
 )
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    # Two of PyTorch's threads on a busy machine wait for each other far longer than they compute.
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def until_export(folder: Path, plan: DemoPlan) -> list[str]:
     """What the demo says before it begins to export."""
     return list(takewhile(lambda text: not text.startswith("3/8"), run(folder, quiet, plan)))
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_story_ends_with_every_rung_and_does_not_train_twice(tmp_path: Path) -> None:
     told = list(run(tmp_path, quiet, TINY))
     ladder = told[-1]

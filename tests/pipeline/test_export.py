@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from ffnet_deploy.artifacts.values import Verification
 from ffnet_deploy.errors import ExportError, VerificationError
+from ffnet_deploy.graph import from_torch
 from ffnet_deploy.graph.from_torch import _ensure_contract, export, fold_batch_norm
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner
 from ffnet_deploy.runtimes.pytorch import PyTorchRunner
@@ -75,6 +77,14 @@ OPERATORS = {
 }
 THREADS = 1
 """At these sizes more threads cost more than they bring, above all beside other work."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _really_traced() -> Iterator[None]:
+    """Other files share what the exporter gives; this one is about it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(from_torch, "_traced", inspect.unwrap(from_torch._traced))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
