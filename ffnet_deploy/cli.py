@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -20,10 +22,10 @@ from ffnet_deploy.commands.grouped import GroupedCommand
 from ffnet_deploy.commands.inspect import inspect
 from ffnet_deploy.commands.interrupts import CtrlC
 from ffnet_deploy.commands.models import models
-from ffnet_deploy.commands.output import say, tell
+from ffnet_deploy.commands.output import flush, say, tell
 from ffnet_deploy.commands.verify import verify
 from ffnet_deploy.commands.weights import weights_app
-from ffnet_deploy.errors import FFNetDeployError
+from ffnet_deploy.errors import ArtifactError, FFNetDeployError
 from ffnet_deploy.machine.threads import wait_asleep
 
 app = typer.Typer(
@@ -58,10 +60,40 @@ def main() -> None:
     wait_asleep()
     try:
         with CtrlC():
-            app()
+            _run()
     except FFNetDeployError as error:
         tell(f"error: {error}")
         sys.exit(error.exit_code)
+
+
+def _run() -> None:
+    """Run the command. What the system refuses is an expected failure, wherever it happens.
+
+    Raises:
+        FFNetDeployError: any expected failure.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal of another encoding shows what it lacks as an escape.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            app()
+        finally:
+            flush()
+    except OSError as error:
+        raise _refused(error) from error
+    except MemoryError as error:
+        raise ArtifactError("There is not enough memory. Free some, or give the command smaller files.") from error
+
+
+def _refused(error: OSError) -> FFNetDeployError:
+    """What a path or the output could not be used for. The places that know more say more."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return ArtifactError(f"Not all could be written ({reason}). Free the disk, or write to another place.")
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return ArtifactError(f"{name} cannot be used ({reason}). Check its name and permissions, or name another.")
 
 
 if __name__ == "__main__":

@@ -25,11 +25,24 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import ClassVar
 
+from ffnet_deploy.foreign import shown
+
+_LONGEST = 500
+"""Characters of a message."""
+
 
 class FFNetDeployError(Exception):
     """An expected failure: its text is one line that ends with the next step."""
 
     exit_code: ClassVar[int] = 3
+
+    def __init__(self, text: str) -> None:
+        """Keep the text as one line that is safe to print: names in it may come from anywhere."""
+        line = shown(text)
+        if len(line) > _LONGEST:
+            # What was found stands at the beginning, and the next step at the end.
+            line = f"{line[: _LONGEST // 2]} ... {line[-(_LONGEST // 2 - 5) :]}"
+        super().__init__(line)
 
 
 class UsageError(FFNetDeployError):

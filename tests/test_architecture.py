@@ -24,6 +24,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from rooms before its own, and from its own.
 ROOMS = (
+    ("foreign",),
     ("errors",),
     ("progress",),
     ("artifacts",),
@@ -56,6 +57,7 @@ LIGHT = (
     *(f"artifacts.{path.stem}" for path in sorted(PACKAGE.glob("artifacts/*.py")) if path.stem != "__init__"),
     *(f"machine.{path.stem}" for path in sorted(PACKAGE.glob("machine/*.py")) if path.stem != "__init__"),
     "api",
+    "foreign",
     "errors",
     "progress",
     "ladder",

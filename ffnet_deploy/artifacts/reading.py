@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ffnet_deploy.errors import ErrorFacts
+from ffnet_deploy.foreign import load_json
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -36,10 +36,7 @@ def schema_of(text: bytes | str) -> tuple[object, object]:
     Raises:
         ValueError: it is no JSON object.
     """
-    try:
-        values = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    values = load_json(text)
     if not isinstance(values, dict):
         raise ValueError(f"it holds a {type(values).__name__} and no object")  # noqa: TRY004 - as for all other damage
     return values.get("schema"), values.get("command")
@@ -58,8 +55,7 @@ def _first(error: ValidationError) -> str:
     first = found[0]
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    # A name in the file may hold line breaks.
-    return " ".join(f"{where}: {first['msg'].lower()}{more}".split())
+    return f"{where}: {first['msg'].lower()}{more}"
 
 
 @dataclass(frozen=True, slots=True)

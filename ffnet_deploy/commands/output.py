@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ffnet_deploy.errors import ArtifactError, FFNetDeployError, UsageError, facts_of_error
+from ffnet_deploy.foreign import shown
 
 if TYPE_CHECKING:
     from ffnet_deploy.artifacts.workspace import Workspace
@@ -23,13 +25,53 @@ PLAIN_SECONDS = 10.0
 
 
 def say(text: str) -> None:
-    """A line on stdout."""
-    sys.stdout.write(f"{text}\n")
+    """Lines on stdout."""
+    with _as_long_as_read():
+        sys.stdout.write(_lines(text))
+
+
+def flush() -> None:
+    """Bring out what was said.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    try:
+        with _as_long_as_read():
+            sys.stdout.flush()
+    except OSError:
+        _drop()
+        raise
+
+
+@contextmanager
+def _as_long_as_read() -> Iterator[None]:
+    """End the command as the shell ends others whose output nobody reads any more, as with ``head``."""
+    try:
+        yield
+    except BrokenPipeError:
+        _drop()
+        raise SystemExit(_BROKEN_PIPE) from None
+
+
+_BROKEN_PIPE = 128 + 13
+
+
+def _drop() -> None:
+    """Let the interpreter end without another try to write what is left."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def tell(text: str) -> None:
-    """A line on stderr."""
-    sys.stderr.write(f"{text}\n")
+    """Lines on stderr."""
+    sys.stderr.write(_lines(text))
+
+
+def _lines(text: str) -> str:
+    # Names in it may come from anywhere.
+    return "".join(f"{shown(line)}\n" for line in text.split("\n"))
 
 
 def tell_model(workspace: Workspace, name: str | None) -> None:

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ffnet_deploy.ladder import SkippedRung
+from ffnet_deploy.foreign import shown
 
 if TYPE_CHECKING:
-    pass
-
+    from ffnet_deploy.ladder import SkippedRung
 
 Row = Sequence[object]
 
@@ -32,7 +31,7 @@ def _text(cell: object) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "-"
     # Adding zero turns -0.0, and what rounds to it, into 0.00.
-    return f"{round(cell, 2) + 0.0:.2f}" if isinstance(cell, float) else str(cell)
+    return f"{round(cell, 2) + 0.0:.2f}" if isinstance(cell, float) else shown(cell)
 
 
 def megabytes(size: int | None) -> str | None:

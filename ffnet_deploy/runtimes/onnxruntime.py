@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import tempfile
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ffnet_deploy.artifacts.values import EngineFindings
 from ffnet_deploy.errors import EngineError, needs
+from ffnet_deploy.foreign import load_json
 from ffnet_deploy.runtimes.engine_layers import LayerTime
 from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds
 
@@ -236,7 +236,7 @@ def profile(model: Path, feeds: Sequence[Feeds], runs: int, *, threads: int) -> 
         with _told(_named(model)):
             for feed in itertools.islice(itertools.cycle(feeds), runs + _WARM_UP_RUNS):
                 session.run(None, dict(feed))
-        events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        events = load_json(Path(session.end_profiling()).read_bytes())
     nodes = sorted((e for e in events if e["cat"] == "Node"), key=lambda event: int(event["ts"]))
     each = len(nodes) // (runs + _WARM_UP_RUNS)
     return [_layer(nodes[i + _WARM_UP_RUNS * each :: each]) for i in range(each)]

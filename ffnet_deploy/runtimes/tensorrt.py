@@ -8,7 +8,6 @@ written against the API and not been run: see docs/design-limits.md.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ffnet_deploy.artifacts.values import EngineFindings, EngineOptions
 from ffnet_deploy.artifacts.writing import write_bytes
 from ffnet_deploy.errors import EngineError, UsageError, needs
+from ffnet_deploy.foreign import load_json
 from ffnet_deploy.runtimes.engine_layers import NODE, LayerTime, parse_log, summary
 from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds
 
@@ -316,7 +316,7 @@ class TensorRTRunner:
     def _layers(self) -> dict[str, dict[str, Any]]:
         """What the engine inspector tells of every layer, by name; engines are built with DETAILED verbosity."""
         text = self._engine.create_engine_inspector().get_engine_information(self._trt.LayerInformationFormat.JSON)
-        layers = json.loads(text)["Layers"]
+        layers = load_json(text)["Layers"]
         return {layer["Name"]: layer for layer in layers if isinstance(layer, dict)}
 
     def _enqueue(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image, ImageFilter
 
 from ffnet_deploy.artifacts.writing import write_bytes, write_json
 from ffnet_deploy.errors import DataError
+from ffnet_deploy.foreign import load_json
 from ffnet_deploy.synthetic.street import Colour
 
 VERSION = 2
@@ -216,7 +216,7 @@ def _wanted(root: Path, train: int, val: int) -> Iterator[tuple[Path, str, Objec
 
 def _read_marker(marker: Path) -> Any:  # noqa: ANN401 - whatever the JSON holds; it is compared only
     try:
-        return json.loads(marker.read_text("utf-8"))["asked"]
+        return load_json(marker.read_bytes())["asked"]
     except (OSError, ValueError, KeyError, TypeError):
         # Absent or damaged. Drawing everything again only costs time.
         return None

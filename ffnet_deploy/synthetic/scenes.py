@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from PIL import Image, ImageFilter
 
 from ffnet_deploy.artifacts.writing import replacing, write_json
 from ffnet_deploy.errors import DataError
+from ffnet_deploy.foreign import load_json
 from ffnet_deploy.synthetic.actors import cast
 from ffnet_deploy.synthetic.street import Id, Street
 
@@ -176,7 +176,7 @@ def _files(root: Path, split: str, city: str, index: int) -> tuple[Path, Path]:
 
 def _read_marker(marker: Path) -> dict[str, dict[str, Any]]:
     try:
-        sets = json.loads(marker.read_text("utf-8"))["sets"]
+        sets = load_json(marker.read_bytes())["sets"]
         return {name: {**asked, "scenes": int(asked["scenes"])} for name, asked in sets.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Absent or damaged. Drawing everything again only costs time.

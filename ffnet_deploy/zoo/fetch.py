@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 import urllib.request
@@ -16,6 +15,7 @@ from urllib.error import HTTPError, URLError
 
 from ffnet_deploy.artifacts.writing import write_json
 from ffnet_deploy.errors import ArtifactError, UnknownModelError, WeightsError
+from ffnet_deploy.foreign import load_json
 from ffnet_deploy.zoo import archive as unpacking
 from ffnet_deploy.zoo.archive import CHUNK, ELSEWHERE, ENDING, Fetched, install, is_state_dict, read_pieces, unpack
 from ffnet_deploy.zoo.checksums import check_recorded, recorded
@@ -148,7 +148,7 @@ class _Download:
 
     def kept(self) -> _Kept:
         try:
-            note = json.loads(self.note.read_text("utf-8"))
+            note = load_json(self.note.read_bytes())
             if note["url"] == self.url and note["version"]:
                 return _Kept(self.part.stat().st_size, note["version"], note["total"])
         except (OSError, ValueError, KeyError, TypeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ffnet_deploy.errors import DataError, needs
+from ffnet_deploy.foreign import load_json
 
 CLASSES = 1000
 _OFFICIAL = 50_000
@@ -97,7 +97,7 @@ def real_labels_from(path: Path) -> list[tuple[int, ...]]:
     Source: google-research/reassessed-imagenet ``real.json``.
     """
     try:
-        lists = json.loads(_text(path))
+        lists = load_json(_text(path))
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}). Download real.json again.") from error
     if not isinstance(lists, list) or len(lists) != _OFFICIAL:
