@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -72,6 +73,8 @@ def _run() -> None:
     Raises:
         FFNetDeployError: any expected failure.
     """
+    # Libraries warn of what nobody here can change, with paths of theirs. What matters is raised as an error.
+    warnings.simplefilter("ignore")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal of another encoding shows what it lacks as an escape.

@@ -18,7 +18,7 @@ from ffnet_deploy.artifacts.values import GraphOptions, SourceWeights
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.artifacts.writing import write_bytes
 from ffnet_deploy.bench.options import BenchOptions
-from ffnet_deploy.data import cityscapes, images, stored
+from ffnet_deploy.data import cityscapes, decoding, stored
 from ffnet_deploy.errors import ErrorFacts, FFNetDeployError, facts_of_error
 from ffnet_deploy.evaluate.merge import merge
 from ffnet_deploy.evaluate.session import EvalOptions
@@ -179,7 +179,7 @@ CASES: dict[str, tuple[type[FFNetDeployError], Callable[[Workspace], object]]] =
     "no shard": (errors.UsageError, lambda s: evaluate(s, shard=(3, 2))),
     "gate on a shard": (errors.UsageError, lambda s: evaluate(s, shard=(1, 2), max_drop=0.5)),
     "too many threads": (errors.UsageError, lambda s: evaluate(s, threads=1000)),
-    "damaged image": (errors.DataError, lambda s: images.decode(file(s.root), b"damaged", "RGB")),
+    "damaged image": (errors.DataError, lambda s: decoding.decode_rgb(file(s.root), b"damaged")),
 }
 
 

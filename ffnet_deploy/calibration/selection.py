@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ffnet_deploy.artifacts.writing import hash_json
 from ffnet_deploy.errors import DataError, UsageError
+from ffnet_deploy.foreign import shown
 from ffnet_deploy.graph.current import Graph
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _cropped(graph: Graph) -> bool:
 
 
 def _folder(graph: Graph, folder: Path, count: int | None, *, allow_val: bool) -> Images:
-    from ffnet_deploy.data.images import decode_any, resize_and_crop
+    from ffnet_deploy.data.images import decode_and_crop
     from ffnet_deploy.data.pictures import find_pictures, resized
     from ffnet_deploy.data.stored import File
 
@@ -157,13 +158,13 @@ def _folder(graph: Graph, folder: Path, count: int | None, *, allow_val: bool) -
         raise DataError(f"{folder} holds images of a val split, first {val[0]}: models are scored on those. {_HINT}")
     size, cropped = _size(graph), _cropped(graph)
     picked = [files[i] for i in _chosen(len(files), count, folder)]
-    names = tuple(str(path.relative_to(folder)) for path in picked)
+    names = tuple(shown(path.relative_to(folder)) for path in picked)
     contents = [hashlib.sha256(File(path).read()).hexdigest() for path in picked]
     key = hash_json([names, contents, "resized and cropped" if cropped else size, graph.shape])
 
     def read(path: Path) -> np.ndarray:
         if cropped:
-            return _ready(graph, resize_and_crop(decode_any(str(path), File(path).read())))
+            return _ready(graph, decode_and_crop(path, File(path).read()))
         return _ready(graph, resized(path, size))
 
     readers = tuple(partial(read, path) for path in picked)
@@ -196,4 +197,10 @@ def batches(images: Images, size: int, start: int) -> Iterator[tuple[list[str], 
 
     for first in range(start, len(images.names), size):
         ready = [read() for read in images.readers[first : first + size]]
+        for name, image in zip(images.names[first:], ready, strict=False):
+            if (image == image[:, :, :1, :1]).all():
+                raise DataError(
+                    f"{name} is one colour throughout (a picture was needed: it says nothing of ranges). Remove it, "
+                    "or name other images."
+                )
         yield list(images.names[first : first + size]), np.concatenate(filled(ready, size))

@@ -6,14 +6,16 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
-from ffnet_deploy.data.images import decode
+from ffnet_deploy.data.decoding import decode_labels, decode_rgb
+from ffnet_deploy.data.folders import entries, is_clutter, is_picture, is_unread_picture
 from ffnet_deploy.data.stored import File, Stored, ZipMember, members
 from ffnet_deploy.errors import DataError
+from ffnet_deploy.foreign import shown
 
 CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
@@ -33,6 +35,8 @@ IGNORED = 255
 
 _IMAGE_END = "_leftImg8bit.png"
 _LABEL_ENDS = {"label ids": "_gtFine_labelIds.png", "train ids": "_gtFine_labelTrainIds.png"}
+_DEEPEST = 4
+"""Folders below a city that are still looked into: a loop of links has no end."""
 OFFICIAL_VAL = {"frankfurt": 267, "lindau": 59, "munster": 174}
 SIZE = (1024, 2048)
 
@@ -99,8 +103,7 @@ def find_split(root: Path, split: str = "val") -> CityscapesSplit:
         DataError: no such folders, nothing in them, an image without labels or the reverse, or an official val
             with files missing.
     """
-    pictures, here = _stored(root, "leftImg8bit", split)
-    truths, there = _stored(root, "gtFine", split)
+    (pictures, here), (truths, there) = (_stored(root, kind, split) for kind in ("leftImg8bit", "gtFine"))
     values = next((v for v, end in _LABEL_ENDS.items() if any(n.endswith(end) for n in truths)), "label ids")
     images = _named(pictures, here, _IMAGE_END)
     labels = _named(truths, there, _LABEL_ENDS[values])
@@ -126,36 +129,75 @@ def find_split(root: Path, split: str = "val") -> CityscapesSplit:
 
 def is_root(folder: Path) -> bool:
     """Whether a folder holds Cityscapes' images, in any layout that :func:`find_split` reads."""
-    wrapper = folder / "leftImg8bit_trainvaltest"
-    return any(path.exists() for path in (folder / "leftImg8bit", wrapper, wrapper.with_suffix(".zip")))
+    if not folder.is_dir():
+        return False
+    inside = ((folder / "leftImg8bit"), folder / "leftImg8bit_trainvaltest")
+    return any(path.exists() for path in inside) or any(
+        "leftImg8bit" in PurePosixPath(member).parts for archive in _archives(folder) for member in members(archive)
+    )
 
 
 def has_split(root: Path, split: str) -> bool:
     """Whether there are images of a split."""
-    try:
-        return bool(_stored(root, "leftImg8bit", split)[0])
-    except DataError:
-        return False
+    place = _place(root, "leftImg8bit", split)
+    return place is not None and bool(place.files)
 
 
-def _stored(root: Path, kind: str, split: str) -> tuple[dict[str, Stored], Path]:
-    """The files ``CITY/NAME`` of a split, and the folder or archive that they are in."""
-    wrapper = root / f"{kind}_trainvaltest"
-    folders = (root / kind / split, wrapper / kind / split)
-    for folder in folders:
+class _Place(NamedTuple):
+    files: Mapping[str, Stored]
+    """By their names below the split: ``CITY/NAME``, if they lie where they should."""
+    where: Path
+    """Folder or archive."""
+
+
+def _stored(root: Path, kind: str, split: str) -> _Place:
+    place = _place(root, kind, split)
+    if place is None:
+        raise DataError(
+            f"{root / kind / split} does not exist (leftImg8bit/{split}/CITY and gtFine/{split}/CITY, or the archives "
+            "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, were needed). "
+            f"Name the folder that holds leftImg8bit and gtFine with --root, not {root}."
+        )
+    return place
+
+
+def _place(root: Path, kind: str, split: str) -> _Place | None:
+    """The files of a split; None if there is neither folder nor archive."""
+    for folder in (root / kind / split, root / f"{kind}_trainvaltest" / kind / split):
         if folder.is_dir():
-            files = (p for p in folder.glob("*/*") if not p.name.startswith("."))
-            return {f"{p.parent.name}/{p.name}": File(p) for p in files}, folder
-    archive = wrapper.with_suffix(".zip")
-    if archive.is_file():
-        inside = re.compile(rf"(?:^|/){kind}/{split}/([^/]+/[^/.][^/]*)$")
-        matches = ((inside.search(member), member) for member in members(archive) if "__MACOSX" not in member)
-        return {found[1]: ZipMember(archive, member) for found, member in matches if found}, archive
-    raise DataError(
-        f"{folders[0]} does not exist (leftImg8bit/{split}/CITY and gtFine/{split}/CITY, or the archives "
-        "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, were needed). "
-        f"Name the folder that holds leftImg8bit and gtFine with --root, not {root}."
-    )
+            return _Place(dict(_files(folder)), folder)
+    inside = re.compile(rf"(?:^|/){kind}/{split}/(.+)$")
+    found = []
+    for archive in _archives(root):
+        matches = ((inside.search(member), member) for member in members(archive))
+        files = {
+            shown(match[1]): ZipMember(archive, member)
+            for match, member in matches
+            if match and not any(map(is_clutter, PurePosixPath(member).parts))
+        }
+        if files:
+            found.append(_Place(files, archive))
+    if len(found) > 1:
+        raise DataError(
+            f"{found[0].where} and {found[1].where} both hold {kind}/{split} (one archive was needed). "
+            "Move the other away."
+        )
+    return found[0] if found else None
+
+
+def _archives(root: Path) -> list[Path]:
+    """The zip archives in a folder, whatever they are called: browsers write ``… (1).zip``."""
+    return [path for path in entries(root) if path.suffix.lower() == ".zip"] if root.is_dir() else []
+
+
+def _files(folder: Path, above: str = "") -> Iterator[tuple[str, Stored]]:
+    """Every file of a split, at any depth: what lies at the wrong one is refused, not passed over."""
+    for path in entries(folder):
+        name = f"{above}{shown(path.name)}"
+        if not path.is_dir():
+            yield name, File(path)
+        elif above.count("/") < _DEEPEST:
+            yield from _files(path, f"{name}/")
 
 
 def _named(files: Mapping[str, Stored], place: Path, ending: str) -> dict[str, Stored]:
@@ -180,11 +222,18 @@ def _refuse_strangers(files: Mapping[str, Stored], ending: str) -> None:
     """
     for name in sorted(files):
         lower = name.lower()
-        picture = lower.endswith((".png", ".jpg", ".jpeg")) if ending == _IMAGE_END else lower.endswith(ending.lower())
-        if picture and not name.endswith(ending):
+        counts = is_picture(name) or is_unread_picture(name) if ending == _IMAGE_END else lower.endswith(ending.lower())
+        if counts and lower.endswith((".jpg", ".jpeg")):
+            raise DataError(
+                f"{files[name]} is a JPEG picture (the published PNG was needed: compression changes the pixels). "
+                "Use the original files of the data set."
+            )
+        if counts and not name.endswith(ending):
             raise DataError(
                 f"{files[name]} is not named as Cityscapes names it (…{ending} was needed). Rename or move it."
             )
+        if counts and name.count("/") != 1:
+            raise DataError(f"{files[name]} is in no folder of a city (SPLIT/CITY/NAME was needed). Move it.")
 
 
 class LoadedSample(NamedTuple):
@@ -213,14 +262,8 @@ def decoded(
     sample: CityscapesSample, image_bytes: bytes, label_bytes: bytes, size: tuple[int, int] = SIZE
 ) -> LoadedSample:
     """The same from bytes that were read already."""
-    image = decode(sample.image, image_bytes, "RGB")
-    ids = decode(sample.labels, label_bytes, "L")
-    for where, found in ((sample.image, image.shape[:2]), (sample.labels, ids.shape)):
-        if found != size:
-            raise DataError(
-                f"{where} is {found[0]}x{found[1]} ({size[0]}x{size[1]} was needed: the protocol resizes nothing). "
-                "Use the original files of the data set."
-            )
+    image = decode_rgb(sample.image, image_bytes, size)
+    ids = decode_labels(sample.labels, label_bytes, size)
     truth = np.take(_TABLES[sample.values], ids)
     if (truth == _UNKNOWN).any():
         strange = sorted({int(i) for i in np.unique(ids[truth == _UNKNOWN])})

@@ -1,14 +1,14 @@
-"""From an image file to what a network takes: decode, normalise, and the blur that halves the size."""
+"""From a decoded image to what a network takes: normalise, resize, crop, and the blur that halves the size."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from ffnet_deploy.data.decoding import decode_picture
 from ffnet_deploy.errors import DataError
 from ffnet_deploy.zoo.specs import BLUR_TAPS
 
@@ -17,36 +17,6 @@ _T = TypeVar("_T")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of RGB/255, from ImageNet: every FFNet was trained with them."""
-
-
-def decode(path: object, data: bytes, mode: str) -> np.ndarray:
-    """Decode an image.
-
-    Args:
-        path: where the bytes come from, for messages; a ``Stored`` or a path.
-        data: a whole PNG file.
-        mode: ``RGB`` gives uint8 (H, W, 3); ``L`` gives the stored values of an 8-bit label image, uint8 (H, W).
-
-    Raises:
-        DataError: the bytes are not an image, are cut off, or are not of that kind.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            # Decoding does not compare a PNG's checksums: a flipped bit would be another label.
-            image.verify()
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format != "PNG" or image.mode != mode:
-                # Converted, a 16-bit image would be clipped, and a palette's indices are no label ids.
-                raise DataError(
-                    f"{path} is a {image.format} image of kind {image.mode} (an 8-bit PNG of kind {mode} was needed). "
-                    "Use the original files of the data set."
-                )
-            return np.asarray(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        why = "no image that is known" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(
-            f"{path} cannot be decoded ({why}). Copy this file again from the data set, then run the command again."
-        ) from error
 
 
 def filled(items: Sequence[_T], size: int) -> list[_T]:
@@ -128,42 +98,28 @@ def _weighted(shifted: list[np.ndarray]) -> np.ndarray:
     return np.asarray(total)
 
 
-_PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
-"""Formats that are opened: Pillow knows others, some of which start programs."""
+_LONGEST = 65_536
+"""Pixels of the long side after the resize: a picture of 1x8000 would become 256x2,048,000."""
 
 
-_CONVERTED = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "La", "CMYK", "YCbCr", "LAB", "HSV"))
-"""Pillow's names of kinds that it converts to 8-bit RGB without clipping."""
-
-
-def decode_any(where: str, data: bytes) -> Image.Image:
-    """Decode an 8-bit picture of any usual format to RGB, as torchvision's default loader does.
-
-    Grey, CMYK and palette pictures are converted, transparency is dropped, the EXIF orientation is not applied.
+def decode_and_crop(where: object, data: bytes) -> np.ndarray:
+    """A picture as ImageNet's evaluation takes it: uint8 (224, 224, 3), RGB.
 
     Args:
-        where: what the bytes are, for messages.
-        data: a whole JPEG, PNG, WebP, BMP, TIFF or PPM file.
+        where: the bytes come from, for messages.
+        data: a whole file that :func:`ffnet_deploy.data.decoding.decode_picture` reads.
 
     Raises:
-        DataError: the bytes are no such picture, are damaged or cut off, or have more than 8 bits a channel.
+        DataError: it cannot be decoded, or is far too long and narrow.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=_PICTURES) as image:
-            if image.format == "PNG":
-                image.verify()
-        with Image.open(io.BytesIO(data), formats=_PICTURES) as image:
-            if image.mode not in _CONVERTED:
-                raise DataError(
-                    f"{where} is a {image.format} image of kind {image.mode} (8 bits a channel were needed). "
-                    "Convert it to 8 bits, in the range that you mean."
-                )
-            return image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        why = "no picture that is known" if isinstance(error, UnidentifiedImageError) else error
+    picture = decode_picture(where, data)
+    width, height = picture.size
+    if 256 * max(width, height) > _LONGEST * min(width, height):
         raise DataError(
-            f"{where} cannot be decoded ({why}). Copy this file again from the data set, then run the command again."
-        ) from error
+            f"{where} has {height}x{width} pixels (one side at most {_LONGEST // 256} times the other was needed). "
+            "Leave it out, or cut it."
+        )
+    return resize_and_crop(picture)
 
 
 def resize_and_crop(picture: Image.Image, short: int = 256, side: int = 224) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,14 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from ffnet_deploy.data.images import blur_and_halve, decode_any
+from ffnet_deploy.data.decoding import decode_picture
+from ffnet_deploy.data.folders import PICTURES, pictures_below
+from ffnet_deploy.data.images import blur_and_halve
 from ffnet_deploy.data.stored import File
 from ffnet_deploy.errors import DataError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
-_NOT_READ = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".tga", ".dng", ".cr2", ".nef", ".arw")
-"""Pictures of kinds that are not read. To pass over them would be to use a part of what was meant."""
 _PHOTOGRAPHS = "leftImg8bit"
 """Below the root of Cityscapes; beside it lie label maps, which are PNG files too."""
-_CLUTTER = ("@eaDir", "__MACOSX")
-"""Folders that file servers and archivers leave."""
-
 Fitted = Literal["as it is", "halved by the blur", "resized"]
 
 
@@ -44,46 +39,21 @@ class FittedPicture:
 def find_pictures(folder: Path) -> list[Path]:
     """Every picture below a folder, by path.
 
-    Links to folders are followed. Hidden files, what file servers leave, and files that are no pictures are passed
-    over. In a Cityscapes root only the photographs count.
+    Links to folders are followed. Clutter and files that are no pictures are passed over. In a Cityscapes root only
+    the photographs count.
 
     Raises:
-        DataError: no such folder, it cannot be read, it holds no picture, or a picture of a kind that is not read.
+        DataError: no such folder, it cannot be read, it holds no picture, a picture of a kind that is not read, or a
+            link that leads nowhere.
     """
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
         raise DataError(f"{folder} {found} (a folder of images was needed). Name another.")
     inside = folder / _PHOTOGRAPHS
-    files = sorted(_files(inside if inside.is_dir() else folder))
-    strangers = [path for path in files if path.suffix.lower() in _NOT_READ]
-    if strangers:
-        raise DataError(
-            f"{strangers[0]} is a picture of a kind that is not read ({', '.join(ENDINGS)} are). "
-            "Convert such files, or move them out of the folder."
-        )
-    pictures = [path for path in files if path.suffix.lower() in ENDINGS]
+    pictures = sorted(pictures_below(inside if inside.is_dir() else folder))
     if not pictures:
-        raise DataError(f"{folder} holds no images ({', '.join(ENDINGS)} are read). Name another folder.")
+        raise DataError(f"{folder} holds no images ({', '.join(PICTURES)} are read). Name another folder.")
     return pictures
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise DataError(
-            f"{error.filename} cannot be read ({error.strerror}). Check its permissions, or name another folder."
-        ) from error
-
-    seen: set[str] = set()
-    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:
-            # A link back up: its files have been seen.
-            folders.clear()
-            continue
-        seen.add(real)
-        # Sorted: of two links to a folder the first by name counts, on every file system.
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _CLUTTER)
-        yield from (Path(where, name) for name in files if not name.startswith("."))
 
 
 def evenly(found: int, count: int) -> list[int]:
@@ -98,7 +68,7 @@ def resized(path: Path, size: tuple[int, int]) -> np.ndarray:
     Raises:
         DataError: it cannot be read or decoded.
     """
-    return _resized(decode_any(str(path), File(path).read()), size)
+    return _resized(decode_picture(path, File(path).read()), size)
 
 
 def load_pictures(paths: Sequence[Path], size: tuple[int, int], *, halve: bool) -> Iterator[FittedPicture]:
@@ -115,7 +85,7 @@ def load_pictures(paths: Sequence[Path], size: tuple[int, int], *, halve: bool) 
     """
     for path in paths:
         data = File(path).read()
-        image = decode_any(str(path), data)
+        image = decode_picture(path, data)
         there = (image.height, image.width)
         pixels, fitted = _fit(image, size, halve=halve)
         yield FittedPicture(path, pixels, hashlib.sha256(data).hexdigest(), there, fitted)

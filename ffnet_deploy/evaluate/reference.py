@@ -17,8 +17,9 @@ from ffnet_deploy.artifacts.records import tool_versions
 from ffnet_deploy.artifacts.values import Shape
 from ffnet_deploy.artifacts.writing import hash_json, replacing, write_json
 from ffnet_deploy.data.cityscapes import CLASSES
+from ffnet_deploy.data.decoding import decode_labels
 from ffnet_deploy.data.images import filled
-from ffnet_deploy.errors import ArtifactError, EngineError
+from ffnet_deploy.errors import ArtifactError, DataError, EngineError
 from ffnet_deploy.evaluate.protocols import SegmentationProtocol
 
 if TYPE_CHECKING:
@@ -73,15 +74,12 @@ class LabelMaps:
     def load(self, name: str, sha256: str) -> np.ndarray | None:
         """uint8 (H, W) train ids of one sample, or None."""
         try:
-            with Image.open(self._path(name, sha256)) as image:
-                image.verify()
-            with Image.open(self._path(name, sha256)) as image:
-                labels = np.asarray(image)
-        except (OSError, SyntaxError, ValueError):
+            file = self._path(name, sha256)
+            labels = decode_labels(file, file.read_bytes(), self._size)
+        except (OSError, DataError):
             # Not there, or damaged since: it is computed again.
             return None
-        fits = labels.shape == self._size and labels.dtype == np.uint8 and labels.max() < len(CLASSES)
-        return labels if fits else None
+        return labels if labels.max() < len(CLASSES) else None
 
     def save(self, name: str, sha256: str, labels: np.ndarray) -> None:
         try:

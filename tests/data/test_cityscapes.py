@@ -218,7 +218,7 @@ def test_plain_folders_come_before_archives(drawn: Path, tmp_path: Path) -> None
 def test_an_archive_without_the_split_is_an_error(drawn: Path, tmp_path: Path) -> None:
     for kind in KINDS:
         in_zip(drawn, tmp_path, kind)
-    with pytest.raises(DataError, match=r"leftImg8bit_trainvaltest\.zip holds no CITY/\*_leftImg8bit\.png"):
+    with pytest.raises(DataError, match=r"leftImg8bit/test does not exist \(leftImg8bit/test/CITY"):
         find_split(tmp_path, "test")
 
 

@@ -27,7 +27,7 @@ from ffnet_deploy.data.stored import File, Slice
 from ffnet_deploy.errors import DataError, MissingDependencyError
 
 WNIDS = list(wnids())
-TRUTH = {1: 65, 2: 970, 3: 230, 4: 809, 5: 65}
+TRUTH = {1: 0, 2: 970, 3: 230, 4: 809, 5: 0}
 """Labels of five pictures, by number of the validation set: two of one class, none in order."""
 
 
@@ -203,7 +203,7 @@ def test_every_layout_gives_the_same_pictures_and_truth(tmp_path: Path, layout: 
     assert found.layout == name
     assert truth_of(found) == {encoded(number): label for number, label in TRUTH.items()}
     assert [s.name for s in found.samples] == sorted(s.name for s in found.samples)
-    assert found.classes == (65, 230, 809, 970)
+    assert found.classes == (0, 230, 809, 970)
     assert found.title == "subset, 4 classes, 5 images"
     assert not found.official
     assert all(sample.real is None for sample in found.samples)
@@ -218,13 +218,23 @@ def test_the_tar_and_a_shard_can_be_named_themselves(tmp_path: Path) -> None:
     assert all(isinstance(sample.source, Slice) for sample in found.samples)
     assert truth_of(found) == truth_of(find_set(tmp_path))
     path = shard(tmp_path / "some.parquet", [2, 1])
-    assert truth_of(find_set(path)) == {encoded(2): 970, encoded(1): 65}
+    assert truth_of(find_set(path)) == {encoded(2): 970, encoded(1): 0}
 
 
 def test_index_folders_are_no_ranks_of_their_names(tmp_path: Path) -> None:
-    for index in (2, 10, 100):
+    for index in (0, 2, 10, 100):
         put(tmp_path / str(index) / "a.png", encoded(index))
-    assert {s.name: s.label for s in find_set(tmp_path).samples} == {"2/a.png": 2, "10/a.png": 10, "100/a.png": 100}
+    labels = {s.name: s.label for s in find_set(tmp_path).samples}
+    assert labels == {"0/a.png": 0, "2/a.png": 2, "10/a.png": 10, "100/a.png": 100}
+
+
+@pytest.mark.parametrize("names", [("1", "2"), ("001", "999"), ("n01440764", "7")])
+def test_numbers_that_may_be_the_devkits_ids_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        put(tmp_path / name / "a.png", encoded(1))
+    assert "and none of class 0. They may be the devkit's ids" in refused(tmp_path)
+    put(tmp_path / "1000" / "a.png", encoded(1))
+    assert "folders whose names are no class, first 1000 " in refused(tmp_path)
 
 
 def test_wnids_are_the_thousand() -> None:
@@ -283,18 +293,31 @@ def test_a_folder_that_is_no_class(tmp_path: Path, name: str) -> None:
 def test_an_empty_class_and_what_is_no_picture(tmp_path: Path) -> None:
     by_class(tmp_path, lambda i: WNIDS[i])
     put(tmp_path / WNIDS[3] / ".DS_Store")
-    assert refused(tmp_path).startswith(f"{tmp_path / WNIDS[3]} is empty")
-    put(tmp_path / WNIDS[3] / "boxes.txt")
-    assert "boxes.txt is no picture by its name" in refused(tmp_path)
+    assert refused(tmp_path).startswith(f"{tmp_path / WNIDS[3]} holds no picture")
+    for name in ("boxes.txt", "Thumbs.db", "desktop.ini", "README.md", "@eaDir/a.jpg", "__MACOSX/a.jpg"):
+        put(tmp_path / WNIDS[3] / name)
+    assert refused(tmp_path).startswith(f"{tmp_path / WNIDS[3]} holds no picture")
+    put(tmp_path / WNIDS[3] / "a.png")
+    assert len(find_set(tmp_path).samples) == len(TRUTH) + 1
+    put(tmp_path / WNIDS[3] / "more" / "b.png")
+    assert "more is a folder" in refused(tmp_path)
+    (tmp_path / WNIDS[3] / "more" / "b.png").unlink()
+    (tmp_path / WNIDS[3] / "more").rmdir()
+    put(tmp_path / WNIDS[3] / "b.gif")
+    assert "b.gif is a picture of a kind that is not read" in refused(tmp_path)
+    (tmp_path / WNIDS[3] / "b.gif").unlink()
+    (tmp_path / WNIDS[4]).symlink_to(tmp_path / "absent")
+    assert f"{WNIDS[4]} is a link that leads nowhere" in refused(tmp_path)
+    (tmp_path / WNIDS[4]).unlink()
     put(tmp_path / "loose.png")
     assert "1 pictures, first loose.png" in refused(tmp_path)
 
 
 def test_a_class_or_a_picture_twice(tmp_path: Path) -> None:
-    for name in ("1", "01"):
+    for name in ("0", "00"):
         put(tmp_path / "a" / name / "x.jpg")
-    assert "has class 1 twice, as 01 and 1 " in refused(tmp_path / "a")
-    for label in (3, 4):
+    assert "has class 0 twice, as 0 and 00 " in refused(tmp_path / "a")
+    for label in (0, 4):
         put(tmp_path / "b" / str(label) / file_name(9))
     assert "has picture 9 of the validation set twice" in refused(tmp_path / "b")
     flat(tmp_path / "c")
@@ -341,7 +364,7 @@ def test_a_bad_line_of_a_list(tmp_path: Path, line: str, words: str) -> None:
     ("data", "words"),
     [
         (b"\xff\xfe\x00", "is no text in UTF-8"),
-        (solution_csv().replace(WNIDS[65], "n00000001").encode(), "names no picture with one known class"),
+        (solution_csv().replace(WNIDS[0], "n00000001").encode(), "names no picture with one known class"),
         (solution_csv().replace(f" {WNIDS[230]} 5", f" {WNIDS[231]} 5").encode(), "line 4 names no picture with one"),
         (b"a,b\n1,2\n", "line 2 names no picture"),
         (b'ImageId,PredictionString\n"a,b\n', "is no CSV file"),
@@ -422,7 +445,7 @@ def test_strange_shards(tmp_path: Path) -> None:
     put(path, b"PAR1 and no more")
     assert "cannot be read as a parquet file" in refused(tmp_path)
     pq.write_table(pa.table({"img": [b"x"], "label": [1]}), path)
-    assert "has the columns img, label " in refused(tmp_path)
+    assert "has the columns img (binary), label (int64) (image, with bytes, and label, an integer" in refused(tmp_path)
     shard(path, [1], labels=[-1])
     assert "row 0 has the label -1 " in refused(tmp_path)
     pq.write_table(pa.table({"image": [{"bytes": b"x", "path": None}], "label": [1]})[:0], path)
@@ -470,7 +493,7 @@ def test_real_labels_go_by_number(tmp_path: Path) -> None:
         LAYOUTS[layout][0](tmp_path / layout)
         found = {s.source.read(): s.real for s in find_set(tmp_path / layout, real_labels=real).samples}
         assert found == dict(zip(map(encoded, TRUTH), [(), (970, 795), (230, 231), (809,), (0,)], strict=True))
-    put(tmp_path / "other" / "5" / "mine.jpg")
+    put(tmp_path / "other" / "0" / "mine.jpg")
     assert "mine.jpg has none" in refused(tmp_path / "other", real)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ffnet_deploy.data.folders import PICTURES
 from ffnet_deploy.data.images import blur_and_halve, normalise
-from ffnet_deploy.data.pictures import ENDINGS, evenly, find_pictures, load_pictures, resized
+from ffnet_deploy.data.pictures import evenly, find_pictures, load_pictures, resized
 from ffnet_deploy.errors import DataError
 from ffnet_deploy.synthetic.scenes import draw_scene, write_cityscapes
 
@@ -47,8 +48,8 @@ def empty(*files: Path) -> None:
 
 
 def test_every_ending_that_is_read_counts(tmp_path: Path) -> None:
-    empty(*(tmp_path / f"a{ending}" for ending in ENDINGS), *(tmp_path / f"B{ending.upper()}" for ending in ENDINGS))
-    assert len(find_pictures(tmp_path)) == 2 * len(ENDINGS) == 16
+    empty(*(tmp_path / f"a{ending}" for ending in PICTURES), *(tmp_path / f"B{ending.upper()}" for ending in PICTURES))
+    assert len(find_pictures(tmp_path)) == 2 * len(PICTURES) == 18
 
 
 def test_hidden_files_and_what_file_servers_leave_are_passed_over(tmp_path: Path) -> None:
@@ -153,15 +154,15 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty(tmp_path / "a.png", tmp_path / "locked" / "b.png")
-    real = os.scandir
+    real = Path.iterdir
 
     # Root may read anything, so the kernel's answer is played.
-    def scandir(path: str) -> object:
-        if str(path).endswith("locked"):
+    def iterdir(path: Path) -> Iterator[Path]:
+        if path.name == "locked":
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return real(path)
 
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "iterdir", iterdir)
     with pytest.raises(DataError, match=r"locked cannot be read \(Permission denied\)\. Check its permissions"):
         find_pictures(tmp_path)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ffnet_deploy.data.imagenet.layouts import Found, found_in
 from ffnet_deploy.data.imagenet.truth import CLASSES, number_of, real_labels_from
-from ffnet_deploy.data.images import decode_any, resize_and_crop
+from ffnet_deploy.data.images import decode_and_crop
 from ffnet_deploy.data.stored import Stored
 from ffnet_deploy.errors import DataError
 
@@ -100,7 +100,7 @@ def decode_sample(sample: ImageSample, data: bytes) -> np.ndarray:
     Raises:
         DataError: the bytes are damaged, or no picture.
     """
-    return resize_and_crop(decode_any(str(sample.source), data))
+    return decode_and_crop(sample.source, data)
 
 
 def _check(root: Path, found: list[Found]) -> None:

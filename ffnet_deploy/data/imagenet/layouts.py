@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ffnet_deploy.data.imagenet.packed import PackedPicture, is_clutter, is_picture, shards_in, tar_pictures
+from ffnet_deploy.data.folders import entries, pictures_in
+from ffnet_deploy.data.imagenet.packed import PackedPicture, shards_in, tar_pictures
 from ffnet_deploy.data.imagenet.truth import class_of, stem_of, truth_beside, wnid_in
 from ffnet_deploy.data.stored import File
 from ffnet_deploy.errors import DataError
+from ffnet_deploy.foreign import shown
 
 _FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "CLS-LOC/val")
 _TRAIN = ("train", "ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "CLS-LOC/train")
@@ -28,7 +30,7 @@ def class_folders(root: Path, split: Literal["train", "val"]) -> Path | None:
 
 
 def _has_class(folder: Path) -> bool:
-    return any(class_of(path.name) is not None for path in folder.iterdir() if path.is_dir())
+    return any(class_of(path.name) is not None for path in entries(folder) if path.is_dir())
 
 
 class Found(NamedTuple):
@@ -93,9 +95,8 @@ def _tar(path: Path, folders: Sequence[Path]) -> Layout:
 
 def _folder(root: Path, folder: Path) -> Layout | None:
     """Class folders, or plain files with their truth elsewhere; None if there are neither."""
-    entries = [path for path in sorted(folder.iterdir()) if not is_clutter(path.name)]
-    folders = [path for path in entries if path.is_dir()]
-    pictures = [path for path in entries if path.is_file() and is_picture(path.name)]
+    folders = [path for path in entries(folder) if path.is_dir()]
+    pictures = pictures_in(folder)
     if folder == root and not any(class_of(path.name) is not None for path in folders):
         folders = []
     if folders and pictures:
@@ -107,7 +108,7 @@ def _folder(root: Path, folder: Path) -> Layout | None:
         return _class_folders(folder, folders)
     if not pictures:
         return None
-    flat = [PackedPicture(path.name, path.name, File(path)) for path in pictures]
+    flat = [PackedPicture(shown(path.name), shown(path.name), File(path)) for path in pictures]
     # Labels may lie in any folder from the pictures' own up to root, and beside a root that is the pictures' own.
     above = [path for path in (folder, *folder.parents) if path.is_relative_to(root)]
     return _with_truth("plain files", folder, flat, above if folder != root else (root, root.parent))
@@ -126,25 +127,29 @@ def _class_folders(folder: Path, folders: Sequence[Path]) -> Layout:
         names = " and ".join(path.name for path, label in labels.items() if label == twice[0])
         raise DataError(f"{folder} has class {twice[0]} twice, as {names} (once was needed). Keep one of the folders.")
     found = [
-        Found(PackedPicture(f"{path.name}/{file.name}", file.name, File(file)), label)
+        Found(PackedPicture(shown(f"{path.name}/{file.name}"), shown(file.name), File(file)), label)
         for path, label in labels.items()
         if label is not None
         for file in _pictures_of(path)
     ]
-    kinds = {"index" if path.name.isdecimal() else "wnid" for path in folders}
+    numbers = [path for path in folders if path.name.isdecimal()]
+    if numbers and 0 not in [labels[path] for path in numbers]:
+        raise DataError(
+            f"{folder} has folders named by numbers, first {numbers[0].name}, and none of class 0. They may be the "
+            "devkit's ids, which count from 1 in another order (wnids such as n01440764 were needed). Rename them."
+        )
+    kinds = {"index" if path in numbers else "wnid" for path in folders}
     return Layout(f"class folders by {' and '.join(sorted(kinds))}", found)
 
 
-def _pictures_of(folder: Path) -> Iterator[Path]:
-    files = [path for path in sorted(folder.iterdir()) if not is_clutter(path.name)]
+def _pictures_of(folder: Path) -> list[Path]:
+    deeper = next((path for path in entries(folder) if path.is_dir()), None)
+    if deeper:
+        raise DataError(f"{deeper} is a folder (pictures alone were needed in a class folder). Move it away.")
+    files = pictures_in(folder)
     if not files:
-        raise DataError(f"{folder} is empty (pictures of its class were needed). Copy them, or remove the folder.")
-    for path in files:
-        if path.is_dir() or not is_picture(path.name):
-            raise DataError(
-                f"{path} is no picture by its name (pictures alone were needed in a class folder). Move it away."
-            )
-        yield path
+        raise DataError(f"{folder} holds no picture (some of its class were needed). Copy them, or remove the folder.")
+    return files
 
 
 def _with_truth(what: str, where: Path, pictures: list[PackedPicture], folders: Sequence[Path]) -> Layout:

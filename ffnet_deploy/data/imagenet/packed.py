@@ -7,11 +7,11 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from ffnet_deploy.data.folders import entries, is_clutter, is_picture, is_unread_picture
 from ffnet_deploy.data.stored import Slice, Stored
 from ffnet_deploy.errors import DataError
+from ffnet_deploy.foreign import shown
 
-_ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-_CLUTTER = ("thumbs.db", "desktop.ini")
 _SHARD = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<count>\d+)(?:-[0-9a-f]+)?$")
 
 
@@ -23,16 +23,6 @@ class PackedPicture(NamedTuple):
     file: str
     """Its own file name, by which lists and numbers name it."""
     source: Stored
-
-
-def is_clutter(name: str) -> bool:
-    """Whether an operating system left this file: hidden ones (``.DS_Store``, ``._x``), Windows' thumbnails."""
-    return name.startswith(".") or name.lower() in _CLUTTER
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file is a picture by its ending."""
-    return name.lower().endswith(_ENDINGS)
 
 
 def tar_pictures(path: Path) -> list[PackedPicture]:
@@ -50,11 +40,13 @@ def tar_pictures(path: Path) -> list[PackedPicture]:
         ) from error
     found = []
     for member, offset, size in members:
-        name = PurePosixPath(member).name
-        if is_picture(name) and not is_clutter(name):
+        name = shown(PurePosixPath(member).name)
+        if is_unread_picture(name):
+            raise DataError(f"{path} holds {name}, a picture of a kind that is not read. Download the archive again.")
+        if is_picture(name) and not any(map(is_clutter, PurePosixPath(member).parts)):
             found.append(PackedPicture(name, name, Slice(path, member, offset, size)))
     if not found:
-        raise DataError(f"{path} holds no pictures ({_ENDINGS[0].upper()} files were needed). Download it again.")
+        raise DataError(f"{path} holds no pictures (.JPEG files were needed). Download it again.")
     return found
 
 
@@ -65,7 +57,7 @@ def shards_in(root: Path) -> list[Path]:
         DataError: shards of other splits alone, or fewer than their names count.
     """
     for folder in (root, root / "data"):
-        files = sorted(p for p in folder.glob("*.parquet") if not is_clutter(p.name))
+        files = [path for path in entries(folder) if path.suffix == ".parquet"] if folder.is_dir() else []
         if not files:
             continue
         val = [p for p in files if p.name.startswith("val")]

@@ -15,6 +15,7 @@ from ffnet_deploy.data.imagenet.packed import PackedPicture
 from ffnet_deploy.data.imagenet.truth import CLASSES
 from ffnet_deploy.data.stored import File
 from ffnet_deploy.errors import DataError, needs
+from ffnet_deploy.foreign import shown
 
 with needs("pyarrow"):
     import pyarrow as pa
@@ -61,25 +62,40 @@ def rows_of(shard: Path) -> Iterator[tuple[PackedPicture, int]]:
     """
     try:
         with pq.ParquetFile(shard) as file:
-            columns = {column.path for column in (file.schema.column(i) for i in range(len(file.schema)))}
-            if not {"image.bytes", "label"} <= columns:
-                raise DataError(
-                    f"{shard} has the columns {', '.join(sorted(columns))} (image.bytes and label were needed). "
-                    "Use shards of imagenet-1k as published."
-                )
-            has_path = "image.path" in columns
+            has_path = _check_columns(shard, file.schema_arrow)
             table = file.read(columns=["image.path", "label"] if has_path else ["label"])
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(shard, error) from error
     labels = table.column("label").to_pylist()
-    files = [image["path"] for image in table.column("image").to_pylist()] if has_path else [None] * len(labels)
-    for row, (label, file_name) in enumerate(zip(labels, files, strict=True)):
-        if not isinstance(label, int) or not 0 <= label < CLASSES:
+    files = [(image or {}).get("path") for image in table.column("image").to_pylist()] if has_path else []
+    for row, label in enumerate(labels):
+        if label is None or not 0 <= label < CLASSES:
             raise DataError(
                 f"{shard}, row {row} has the label {label} (0 to {CLASSES - 1} was needed). Use the validation split."
             )
-        name = f"{shard.stem}/{row:06d}"
-        yield PackedPicture(name, file_name or name, ParquetRow(shard, row)), label
+        name = shown(f"{shard.stem}/{row:06d}")
+        yield PackedPicture(name, (files[row] if files else None) or name, ParquetRow(shard, row)), label
+
+
+def _check_columns(shard: Path, schema: pa.Schema) -> bool:
+    """Whether there is a column of file names.
+
+    Raises:
+        DataError: the columns are not those of ImageNet. A column of truth values would be scored as classes 0 and 1.
+    """
+    image = schema.field("image").type if "image" in schema.names else None
+    inside = {field.name: field.type for field in image} if image is not None and pa.types.is_struct(image) else {}
+    label = schema.field("label").type if "label" in schema.names else None
+    pictures = inside.get("bytes")
+    is_bytes = pictures is not None and (pa.types.is_binary(pictures) or pa.types.is_large_binary(pictures))
+    if not is_bytes or label is None or not pa.types.is_integer(label):
+        found = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise DataError(
+            f"{shard} has the columns {found} (image, with bytes, and label, an integer, were needed). "
+            "Use shards of imagenet-1k as published."
+        )
+    names = inside.get("path")
+    return names is not None and (pa.types.is_string(names) or pa.types.is_large_string(names))
 
 
 class _Reader:

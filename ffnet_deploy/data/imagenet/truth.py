@@ -26,6 +26,10 @@ _SYNSETS = "meta.mat"
 _NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})(?:_(n\d{8}))?$")
 
 
+_INDEX = re.compile(r"0*[0-9]{1,3}", re.ASCII)
+"""0 to 999, also with zeros before it."""
+
+
 class Named(NamedTuple):
     """Labels that a file beside the pictures gives."""
 
@@ -43,8 +47,8 @@ def wnids() -> dict[str, int]:
 
 def class_of(text: str) -> int | None:
     """Index of a class that is given by wnid or by index; None if ImageNet has no such class."""
-    if text.isdecimal():
-        return int(text) if int(text) < CLASSES else None
+    if _INDEX.fullmatch(text):
+        return int(text)
     return wnids().get(text)
 
 
@@ -166,7 +170,7 @@ def _from_devkit(path: Path, read: Callable[[str], bytes]) -> dict[str, int]:
     ids = _synsets(path, read(_SYNSETS))
     labels: dict[str, int] = {}
     for number, line in enumerate(read(_TRUTH).decode("utf-8", "replace").split(), 1):
-        label = ids.get(int(line)) if line.isdecimal() else None
+        label = ids.get(int(line)) if re.fullmatch(r"[0-9]{1,4}", line) else None
         if label is None:
             raise DataError(
                 f"{path} gives {line[:20]!r} for picture {number} (an ILSVRC2012_ID that {_SYNSETS} maps to one of the "
