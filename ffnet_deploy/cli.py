@@ -90,12 +90,17 @@ def _run() -> None:
         raise ArtifactError("There is not enough memory. Free some, or give the command smaller files.") from error
 
 
+_LONG_NAME = 100
+
+
 def _refused(error: OSError) -> FFNetDeployError:
     """What a path or the output could not be used for. The places that know more say more."""
     reason = error.strerror or str(error)
     if error.filename is None:
         return ArtifactError(f"Not all could be written ({reason}). Free the disk, or write to another place.")
-    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else str(error.filename)
+    if len(name) > _LONG_NAME:
+        name = f"{name[:_LONG_NAME]}... ({len(name)} characters)"
     return ArtifactError(f"{name} cannot be used ({reason}). Check its name and permissions, or name another.")
 
 

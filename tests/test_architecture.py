@@ -445,3 +445,28 @@ def test_modules_say_what_they_are_for_in_one_line(path: Path) -> None:
     docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
     assert docstring
     assert docstring.splitlines()[0].endswith((".", ":"))
+
+
+# --- what comes from elsewhere ----------------------------------------------------------------------------------------
+
+ONE_PLACE = {
+    "json.loads": {"foreign"},
+    "json.load": set(),
+    "Image.open": {"data.decoding"},
+    "print": set(),
+    "sys.stdout.write": {"commands.output"},
+    "sys.stderr.write": {"commands.output"},
+    "onnx.load_model": set(),
+    "pickle.load": set(),
+    "pickle.loads": set(),
+}
+"""Calls that read or print what is not trusted, and the only module that may make them."""
+
+
+def test_what_is_not_trusted_is_read_and_printed_in_one_place() -> None:
+    calls: dict[str, set[str]] = {name: set() for name in ONE_PLACE}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and (name := ast.unparse(node.func)) in calls:
+                calls[name].add(name_of(path))
+    assert calls == ONE_PLACE

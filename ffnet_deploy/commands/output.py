@@ -84,10 +84,12 @@ def space_at(folder: Path) -> Workspace:
     """The workspace of ``--workspace``.
 
     Raises:
-        UsageError: it is a file.
+        UsageError: it is a file, or its name is no UTF-8, which the runtimes need.
     """
     from ffnet_deploy.artifacts.workspace import Workspace
 
+    if not str(folder).isascii() and "\\x" in shown(folder):
+        raise UsageError(f"--workspace {folder} is not UTF-8 (the runtimes need it). Name another.")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--workspace {folder} is a file (a folder was needed). Name another.")
     return Workspace(folder)
