@@ -87,7 +87,15 @@ def _run() -> None:
     except OSError as error:
         raise _refused(error) from error
     except MemoryError as error:
-        raise ArtifactError("There is not enough memory. Free some, or give the command smaller files.") from error
+        raise ArtifactError(_NO_MEMORY) from error
+    except RuntimeError as error:
+        # PyTorch has no class for it on the CPU.
+        if "can't allocate memory" not in str(error):
+            raise
+        raise ArtifactError(_NO_MEMORY) from error
+
+
+_NO_MEMORY = "There is not enough memory. Free some, or give the command less to do at once."
 
 
 _LONG_NAME = 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from typing import Any, NoReturn
 
@@ -26,6 +27,11 @@ def _escaped(character: str) -> str:
     code = ord(character)
     # Python's stand-in for a byte of a file name that is no UTF-8.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
+
+
+def whole_number(text: str) -> int | None:
+    """A number of up to nine digits; None for any other text."""
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
 def load_json(text: bytes | str) -> Any:  # noqa: ANN401 - what JSON holds

@@ -150,6 +150,8 @@ CASES: dict[str, tuple[type[FFNetDeployError], Callable[[Workspace], object]]] =
     "to train, pre_down": (errors.UsageError, lambda s: export(s, "segmentation_ffnet78S_BCC_mobile_pre_down_train")),
     "halved twice": (errors.UsageError, lambda s: export(s, f"{SMALL}_pre_down", hw=(512, 1024))),
     "off contract": (errors.UsageError, lambda s: export(s, hw=(500, 1000))),
+    "too large": (errors.UsageError, lambda s: export(s, hw=(10**30, 64), allow_size=True)),
+    "too many": (errors.UsageError, lambda s: export(s, batch=10**30)),
     "too small": (errors.UsageError, lambda s: export(s, hw=(63, 64), allow_size=True)),
     "no batch": (errors.UsageError, lambda s: export(s, batch=0)),
     "opset": (errors.UsageError, lambda s: export(s, opset=9)),

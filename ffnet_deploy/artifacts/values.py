@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Ge, Gt, Le, Predicate
 
 from ffnet_deploy.errors import UsageError
+from ffnet_deploy.foreign import whole_number
 
 # Ranges that hold for every value that is read back from a file; see ``artifacts.reading``.
 Finite = Annotated[float, Predicate(math.isfinite)]
@@ -64,12 +65,12 @@ class BatchProfile(NamedTuple):
         Raises:
             UsageError: not three whole numbers in order, 1 or more.
         """
-        parts = text.split(",")
-        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        numbers = [number for part in text.split(",") if (number := whole_number(part.strip())) is not None]
+        if len(numbers) != 3 or text.count(",") != 2:
             raise UsageError(
                 f"--batch {text!r} is not MIN,OPT,MAX (three whole numbers were needed). Say: --batch 1,4,8"
             )
-        profile = cls(*(int(part) for part in parts))
+        profile = cls(*numbers)
         if not 1 <= profile.smallest <= profile.best <= profile.largest:
             raise UsageError(
                 f"--batch {text!r} is out of order (1 <= MIN <= OPT <= MAX was needed). Say: --batch 1,4,8"

@@ -12,6 +12,7 @@ from ffnet_deploy.commands.arguments import DeviceOption, Json, OptionalName, Wo
 from ffnet_deploy.commands.grouped import GroupedCommand
 from ffnet_deploy.commands.output import deliver, json_errors, progress, space_at, tell, tell_model
 from ffnet_deploy.errors import FFNetDeployError, UsageError
+from ffnet_deploy.foreign import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,10 +89,10 @@ AtOnce = Annotated[
 def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdecimal() and of.isdecimal()):
+    number, of = (whole_number(part) for part in text.partition("/")[::2])
+    if number is None or of is None:
         raise UsageError(f"--shard {text!r} is not I/N (two whole numbers were needed). Say: --shard 1/4")
-    return int(number), int(of)
+    return number, of
 
 
 def _root(root: str | None, variable: str) -> Path:

@@ -14,6 +14,8 @@ from typing import Protocol
 
 from ffnet_deploy.errors import DataError
 
+MOST_BYTES = 1 << 29
+"""Of a picture's file, packed or unpacked: half a gigabyte."""
 _DAMAGED = (
     OSError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError,
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
@@ -48,6 +50,7 @@ class File:
 
     def read(self) -> bytes:
         try:
+            _check_size(self, self.path.stat().st_size)
             return self.path.read_bytes()
         except OSError as error:
             raise _unreadable(self, error) from error
@@ -68,7 +71,10 @@ class ZipMember:
 
     def read(self) -> bytes:
         try:
-            return _opened(self.archive).read(self.member)
+            archive = _opened(self.archive)
+            # What it declares is also the most that zipfile unpacks.
+            _check_size(self, archive.getinfo(self.member).file_size)
+            return archive.read(self.member)
         except _DAMAGED as error:
             raise _unreadable(self, error) from error
 
@@ -93,6 +99,7 @@ class Slice:
         return f"{self.path}:{self.member}"
 
     def read(self) -> bytes:
+        _check_size(self, self.size)
         try:
             handle = os.open(self.path, os.O_RDONLY)
             try:
@@ -139,6 +146,11 @@ def _stamp(path: Path) -> str:
     except OSError:
         return "absent"
     return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def _check_size(what: Stored, size: int) -> None:
+    if size > MOST_BYTES:
+        raise DataError(f"{what} has {size:,} bytes (a picture of at most {MOST_BYTES:,} was needed). Leave it out.")
 
 
 def _unreadable(what: Stored, error: Exception) -> DataError:

@@ -157,6 +157,9 @@ def _checked_options(spec: ModelSpec, options: ExportOptions) -> GraphOptions:
     )
 
 
+_MOST_PIXELS = 1 << 26
+
+
 def _checked_size(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]:
     height, width = options.hw or spec.input_hw
     if (height, width) != spec.input_hw and not options.allow_size:
@@ -164,6 +167,11 @@ def _checked_size(spec: ModelSpec, options: ExportOptions) -> tuple[int, int]:
     if min(height, width) < MIN_SIDE:
         raise UsageError(
             f"{height}x{width} is too small (at least {MIN_SIDE}x{MIN_SIDE} was needed). Name a larger size."
+        )
+    if options.batch * height * width > _MOST_PIXELS:
+        raise UsageError(
+            f"--batch {options.batch} of {height}x{width} has too many pixels (at most {_MOST_PIXELS:,} were needed: "
+            "the first layer alone takes 256 bytes for each). Name a smaller size or batch."
         )
     return height, width
 

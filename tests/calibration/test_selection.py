@@ -161,6 +161,18 @@ def test_folders_that_cannot_be(space: Workspace, photos: Path, tmp_path: Path) 
         run(space, mixed)
 
 
+def test_a_picture_of_one_colour_says_nothing_of_ranges(space: Workspace, photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    Image.new("RGB", (90, 100), (7, 80, 200)).save(folder / "plain.png")
+    with pytest.raises(DataError, match=r"^plain\.png is one colour throughout \(a picture was needed"):
+        run(space, folder)
+    assert not list(space.root.glob("calibration/*.json"))
+    Image.fromarray(np.arange(9000, dtype=np.uint16).reshape(90, 100)).save(folder / "plain.png")
+    with pytest.raises(DataError, match=r"plain\.png is a PNG image of kind I;16 \(8 bits a channel were needed\)"):
+        run(space, folder)
+
+
 # --- hashes ---------------------------------------------------------------------------------------------------------
 
 

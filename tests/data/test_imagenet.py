@@ -448,6 +448,18 @@ def test_strange_shards(tmp_path: Path) -> None:
     assert "has the columns img (binary), label (int64) (image, with bytes, and label, an integer" in refused(tmp_path)
     shard(path, [1], labels=[-1])
     assert "row 0 has the label -1 " in refused(tmp_path)
+    for label in (True, 1.0, "1", b"1"):
+        pq.write_table(pa.table({"image": [{"bytes": b"x", "path": None}], "label": [label]}), path)
+        assert "and label, an integer, were needed" in refused(tmp_path)
+    for image in ("x", {"bytes": "x"}, {"bytes": 1}, [b"x"]):
+        pq.write_table(pa.table({"image": [image], "label": [1]}), path)
+        assert "(image, with bytes, and label, an integer, were needed)" in refused(tmp_path)
+    many = pa.table(
+        {"image": pa.nulls(2_100_000, pa.struct([("bytes", pa.binary())])), "label": pa.nulls(2_100_000, pa.int8())}
+    )
+    pq.write_table(many, path)
+    assert path.stat().st_size < 50_000
+    assert "has 2,100,000 rows (at most 2,000,000 were needed)" in refused(tmp_path)
     pq.write_table(pa.table({"image": [{"bytes": b"x", "path": None}], "label": [1]})[:0], path)
     assert "hold no rows" in refused(tmp_path)
 

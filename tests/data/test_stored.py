@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffnet_deploy.data.stored import File, Slice, Stored, ZipMember, members
+from ffnet_deploy.data.stored import MOST_BYTES, File, Slice, Stored, ZipMember, members
 from ffnet_deploy.errors import DataError
 
 COUNT = 40
@@ -230,3 +230,17 @@ def test_slices_of_one_archive_have_stamps_of_their_own(tar: Path) -> None:
 def test_what_is_not_there_has_a_stamp(tmp_path: Path, archive: Path) -> None:
     for stored in (File(tmp_path / "none"), ZipMember(tmp_path / "none.zip", "a"), ZipMember(archive, "none")):
         assert stored.stamp() == "absent"
+
+
+def test_files_that_declare_gigabytes_are_not_read(tmp_path: Path) -> None:
+    sparse = tmp_path / "a.png"
+    with sparse.open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    member = tmp_path / "a.zip"
+    with zipfile.ZipFile(member, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as out, out.open("a.png", "w") as file:
+        for _ in range(513):
+            file.write(bytes(1 << 20))
+    assert member.stat().st_size < 4_000_000
+    for stored in (File(sparse), ZipMember(member, "a.png"), Slice(sparse, "a", 0, MOST_BYTES + 1)):
+        with pytest.raises(DataError, match=r"has 53[67],[0-9,]+ bytes \(a picture of at most 536,870,912 was"):
+            stored.read()

@@ -34,7 +34,7 @@ def tar_pictures(path: Path) -> list[PackedPicture]:
     try:
         with tarfile.open(path, "r:") as archive:
             members = [(info.name, info.offset_data, info.size) for info in archive if info.isfile()]
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as an uncompressed tar ({error}). Decompress it, or download it again."
         ) from error

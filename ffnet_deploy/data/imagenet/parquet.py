@@ -22,6 +22,8 @@ with needs("pyarrow"):
     from pyarrow import parquet as pq
 
 _BATCH = 32
+_MOST_ROWS = 2_000_000
+"""Of a shard; the whole of ImageNet has 1.3 million pictures."""
 _KEPT = 8
 """Batches that stay: enough for the threads that read ahead and behind each other, about 30 MB of ImageNet."""
 _OPEN = 2
@@ -63,6 +65,12 @@ def rows_of(shard: Path) -> Iterator[tuple[PackedPicture, int]]:
     try:
         with pq.ParquetFile(shard) as file:
             has_path = _check_columns(shard, file.schema_arrow)
+            if file.metadata.num_rows > _MOST_ROWS:
+                # Equal labels take no room in the file.
+                raise DataError(
+                    f"{shard} has {file.metadata.num_rows:,} rows (at most {_MOST_ROWS:,} were needed). "
+                    "Use shards of imagenet-1k as published."
+                )
             table = file.read(columns=["image.path", "label"] if has_path else ["label"])
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(shard, error) from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from importlib import resources
@@ -26,6 +28,8 @@ _SYNSETS = "meta.mat"
 _NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})(?:_(n\d{8}))?$")
 
 
+_MOST_BYTES = 1 << 26
+"""Of a file with labels; the largest published one has 3 MB."""
 _INDEX = re.compile(r"0*[0-9]{1,3}", re.ASCII)
 """0 to 999, also with zeros before it."""
 
@@ -206,15 +210,17 @@ def _member(archive: Path, name: str) -> bytes:
             for info in kit:
                 if PurePosixPath(info.name).name == name and info.isfile():
                     member = kit.extractfile(info)
-                    assert member is not None
-                    return member.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+                    if member is not None and info.size <= _MOST_BYTES:
+                        return member.read()
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{archive} cannot be read ({error}). Download it again.") from error
     raise DataError(f"{archive} holds no {name} (the devkit of task 1 and 2 was needed). Download it again.")
 
 
 def _bytes(path: Path) -> bytes:
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise DataError(f"{path} is larger than any list of labels ({_MOST_BYTES:,} bytes at most). Name another.")
         return path.read_bytes()
     except OSError as error:
         raise DataError(
