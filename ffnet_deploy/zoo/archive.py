@@ -114,10 +114,10 @@ def install(
 
 def _other_bytes(target: Path, origin: Origin, new: str, before: str) -> WeightsError:
     again = fetch_again(target)
-    step = "Add --again" if again is None else f"Run: {again.option('--from', origin.place)}"
+    step = "Add --again to replace it." if again is None else f"Run: {again.option('--from', origin.place)}"
     return WeightsError(
-        f"{target.name} from {origin} has the SHA-256 {new[:_SHOWN]}… (in place or recorded: {before[:_SHOWN]}…), so the "
-        f"old file is kept. {step} to replace it."
+        f"{target.name} from {origin} has the SHA-256 {new[:_SHOWN]}… (in place or recorded: {before[:_SHOWN]}…). "
+        f"The old file is kept. {step}"
     )
 
 

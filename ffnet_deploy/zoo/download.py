@@ -120,12 +120,14 @@ def download(job: Download, progress: Callable[[FetchProgress], None], pauses_s:
     """
     for number, pause_s in enumerate((*pauses_s, None)):
         try:
-            return _attempt(job, progress)
+            _attempt(job, progress)
         except _CutError as error:
             # A host that never answered will not answer a second later. A connection that broke off often comes back.
             if pause_s is None or (number == 0 and isinstance(error, _UnreachableError)):
                 raise WeightsError(_broken_off(job, error)) from error
             time.sleep(pause_s)
+        else:
+            return
 
 
 def _broken_off(job: Download, error: _CutError) -> str:
