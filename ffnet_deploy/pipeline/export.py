@@ -210,6 +210,8 @@ def _weights_file(workspace: Workspace, spec: ModelSpec, options: ExportOptions,
         try:
             fetch_weights(workspace, [spec.name], progress=progress)
         except WeightsError as error:
+            if "Run: " in str(error):
+                raise
             raise WeightsError(
                 f"{error} Or name a file with --weights FILE; for latency work, use --weights random. To use a mirror, "
                 f"run: {workspace.run('weights', 'fetch', spec.name, '--from', 'URL')}"

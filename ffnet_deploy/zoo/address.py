@@ -57,7 +57,11 @@ class Address:
         Raises:
             AddressError: it leads off the web, or from https to http.
         """
-        there = Address.of(urljoin(self.url, quote(location, safe=string.punctuation, encoding="iso-8859-1")))
+        try:
+            whole = urljoin(self.url, quote(location, safe=string.punctuation, encoding="iso-8859-1"))
+        except ValueError as error:
+            raise AddressError(f"it leads to {without_secrets(location)}, which is not a usable address") from error
+        there = Address.of(whole)
         here, new = urlsplit(self.url), urlsplit(there.url)
         if here.scheme == "https" and new.scheme != "https":
             raise AddressError(f"it leads to {there}, without encryption")

@@ -14,6 +14,8 @@ from ffnet_deploy.zoo.specs import SPECS
 
 SUMS = "SHA256SUMS"
 """Name of the file of hashes in the weights folder; ``sha256sum -c SHA256SUMS`` reads it."""
+_SHOWN = 16
+"""Digits of a hash in a message."""
 _LONGEST = 1 << 20
 """Bytes of the file of hashes."""
 
@@ -60,13 +62,18 @@ def check_recorded(path: Path, folder: Path) -> str:
         with suppress(ArtifactError):
             record(folder, {name: found})
     elif known[name] != found:
-        again = fetch_again(path)
-        restore = "Restore the file" if again is None else f"Run: {again} for the published file"
-        raise WeightsError(
-            f"{path} has the SHA-256 {found} (recorded at its first use: {known[name]}). "
-            f"{restore}, or delete its line in {folder / SUMS} if the change was meant."
-        )
+        raise WeightsError(_changed(path, folder, found, known[name]))
     return found
+
+
+def _changed(path: Path, folder: Path, found: str, known: str) -> str:
+    again = fetch_again(path)
+    what = "file" if again is None else "published file"
+    step = "" if again is None else f" Run: {again}"
+    return (
+        f"{path} has the SHA-256 {found[:_SHOWN]}… (recorded at its first use: {known[:_SHOWN]}…). "
+        f"Restore the {what}, or delete its line in {folder.name}/{SUMS} if the change was meant.{step}"
+    )
 
 
 def _name_below(path: Path, folder: Path) -> str | None:

@@ -128,9 +128,8 @@ def _one_at_a_time(archive: str, folder: Path) -> Iterator[None]:
 def _from_folder(archive: str, folder: Path, source: Path, progress: _Report, again: bool) -> Fetched:
     zipped = source / f"{archive}.zip"
     wanted = published(archive)
-    loose = [
-        path for place in (source, source / archive) for path in sorted(place.glob("*.pth")) if path.name in wanted
-    ]
+    found = [path for place in (source, source / archive) for path in sorted(place.glob("*.pth"))]
+    loose = [path for path in found if path.name in wanted and path.is_file()]
     with _one_at_a_time(archive, folder):
         if zipped.is_file():
             fetched = unpack(archive, folder, zipped, Origin(str(zipped), str(source)), again=again)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from support.mirror import ARCHIVE, CONTENTS, GOOD, NAMES, OTHERS, Site, complete, untouched, zip_of
 
-from ffnet_deploy.artifacts.writing import sha256_of
 from ffnet_deploy.errors import ArtifactError, UnknownModelError, WeightsError
+from ffnet_deploy.zoo import checksums
 from ffnet_deploy.zoo import fetch as module
 from ffnet_deploy.zoo.checksums import SUMS
 from ffnet_deploy.zoo.download import FetchProgress
@@ -139,3 +139,87 @@ def test_a_folder_that_cannot_be_written_is_the_artefacts_error(site: Site, tmp_
     (tmp_path / "weights").write_bytes(b"a file where the folder should be")
     with pytest.raises(ArtifactError, match="--workspace DIR"):
         fetch([ARCHIVE], tmp_path / "weights", source=site.url)
+
+
+# --- what is trusted, and what is replaced when that is asked for ---------------------------------------------------
+
+
+def test_again_replaces_what_differs(site: Site, tmp_path: Path) -> None:
+    fetch([ARCHIVE], tmp_path, source=site.url)
+    site.data, site.version = zip_of(OTHERS), '"two"'
+    (fetched,) = fetch([ARCHIVE], tmp_path, source=site.url)
+    assert fetched.origin is None
+    (fetched,) = fetch([ARCHIVE], tmp_path, source=site.url, again=True)
+    assert fetched.origin == f"{site.url}/{ARCHIVE}.zip"
+    assert complete(tmp_path, OTHERS)
+    assert len(site.asked) == 2
+
+
+def test_again_keeps_what_is_in_place_where_the_new_is_of_no_use(site: Site, tmp_path: Path) -> None:
+    fetch([ARCHIVE], tmp_path, source=site.url)
+    site.data = zip_of(OTHERS | {NAMES[-1]: b"<html>"})
+    with pytest.raises(WeightsError, match=f"{NAMES[-1]} from .* nothing of it was installed"):
+        fetch([ARCHIVE], tmp_path, source=site.url, again=True)
+    assert complete(tmp_path)
+
+
+def test_again_replaces_a_file_nobody_recorded(tmp_path: Path) -> None:
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / f"{ARCHIVE}.zip").write_bytes(GOOD)
+    weights = tmp_path / "weights"
+    mine = weights / ARCHIVE / NAMES[0]
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(OTHERS[NAMES[0]])
+    with pytest.raises(WeightsError, match="The old file is kept"):
+        fetch([ARCHIVE], weights, source=tmp_path / "mirror")
+    assert mine.read_bytes() == OTHERS[NAMES[0]]
+    assert [path.name for path in weights.rglob("*") if path.is_file()] == [NAMES[0]]
+    fetch([ARCHIVE], weights, source=tmp_path / "mirror", again=True)
+    assert complete(weights)
+
+
+def test_what_is_of_no_use_is_not_recorded_where_it_lies(site: Site, tmp_path: Path) -> None:
+    (tmp_path / ARCHIVE).mkdir()
+    for name, data in (CONTENTS | {NAMES[-1]: b"<html>"}).items():
+        (tmp_path / ARCHIVE / name).write_bytes(data)
+    with pytest.raises(WeightsError, match=f"{NAMES[-1]} from .* The old file is kept"):
+        fetch([ARCHIVE], tmp_path, source=site.url)
+    assert NAMES[-1] not in checksums.recorded(tmp_path)
+    (tmp_path / ARCHIVE / NAMES[-1]).write_bytes(CONTENTS[NAMES[-1]])
+    fetch([ARCHIVE], tmp_path, source="http://127.0.0.1:1/nobody")
+    assert complete(tmp_path)
+
+
+def test_a_loose_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / NAMES[0]).write_bytes(CONTENTS[NAMES[0]])
+    monkeypatch.setattr(module, "byte_limit", lambda _: 150_000)
+    with pytest.raises(WeightsError, match=r"is too large \(150000 bytes at most"):
+        fetch([ARCHIVE], tmp_path / "weights", source=tmp_path)
+    assert untouched(tmp_path / "weights")
+
+
+# --- two at a time --------------------------------------------------------------------------------------------------
+
+
+def test_two_fetches_of_one_archive(site: Site, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def second(progress: FetchProgress) -> None:
+        if progress.done > 200_000 and not refused:
+            with pytest.raises(ArtifactError) as caught:
+                fetch([ARCHIVE], tmp_path, source=site.url)
+            refused.append(str(caught.value))
+
+    fetch([ARCHIVE], tmp_path, source=site.url, progress=second)
+    assert complete(tmp_path)
+    assert refused == [
+        f"{ARCHIVE} is being fetched to {tmp_path / ARCHIVE} by another process. Wait for it, then run this again."
+    ]
+    assert len(site.asked) == 1
+
+
+def test_a_killed_fetch_locks_nobody_out(site: Site, tmp_path: Path) -> None:
+    (tmp_path / ARCHIVE).mkdir()
+    (tmp_path / ARCHIVE / ".fetch.lock").touch()
+    fetch([ARCHIVE], tmp_path, source=site.url)
+    assert complete(tmp_path)
