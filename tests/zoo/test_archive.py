@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import stat
 import struct
 import zipfile
@@ -100,3 +101,25 @@ def test_one_bad_member_keeps_the_good_ones_out(site: Site, tmp_path: Path) -> N
     with pytest.raises(WeightsError, match=f"{NAMES[-1]}.*CRC"):
         fetch([ARCHIVE], tmp_path, source=site.url)
     assert untouched(tmp_path)
+
+
+def test_no_damage_ends_in_a_traceback(tmp_path: Path) -> None:
+    good = zip_of({f"{ARCHIVE}/{NAMES[0]}": packed(CONTENTS[NAMES[0]])}, zipfile.ZIP_DEFLATED)
+    source = tmp_path / f"{ARCHIVE}.zip"
+    for seed in range(150):
+        source.write_bytes(damaged(good, random.Random(seed)))
+        with pytest.raises(WeightsError) as caught:
+            fetch([ARCHIVE], tmp_path / "weights", source=tmp_path)
+        assert "\n" not in str(caught.value), seed
+    assert untouched(tmp_path / "weights")
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    if rng.random() < 0.2:
+        return data[: rng.randrange(1, len(data))]
+    changed = bytearray(data)
+    # Most of what a zip says of itself is at its ends.
+    for _ in range(rng.choice((1, 2, 5))):
+        at = rng.choice((rng.randrange(60), rng.randrange(len(data) - 150, len(data)), rng.randrange(len(data))))
+        changed[at] = rng.randrange(256)
+    return bytes(changed)

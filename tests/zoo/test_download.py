@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
@@ -10,7 +12,7 @@ from urllib.request import OpenerDirector, Request
 import pytest
 from support.mirror import ARCHIVE, FAST, GOOD, Handler, Site, complete, part, untouched
 
-from ffnet_deploy.errors import WeightsError
+from ffnet_deploy.errors import ArtifactError, WeightsError
 from ffnet_deploy.zoo import archive as unpacking
 from ffnet_deploy.zoo import fetch as module
 from ffnet_deploy.zoo.archive import Fetched, Origin
@@ -237,3 +239,96 @@ def test_a_refused_connection_is_told_at_once(site: Site, tmp_path: Path, monkey
     with pytest.raises(WeightsError, match=r"not a usable address.*--from"):
         fetch([ARCHIVE], tmp_path, source="http://127.0.0.1/a b")
     assert site.asked == []
+
+
+# --- what is not ours -----------------------------------------------------------------------------------------------
+
+NOTES = {
+    "no JSON": "{",
+    "deep": "[" * 100_000,
+    "a list": "[1]",
+    "nothing": "{}",
+    "a number of another type": '{"url": 1, "version": "x", "total": 5}',
+    "a list for a version": '{"url": "URL", "version": ["x"], "total": 900000}',
+    "true for a total": '{"url": "URL", "version": "x", "total": true}',
+    "text for a total": '{"url": "URL", "version": "x", "total": "900000"}',
+    "a fraction": '{"url": "URL", "version": "x", "total": 900000.5}',
+    "a huge total": '{"url": "URL", "version": "x", "total": 1' + "0" * 400 + "}",
+    "a number of many digits": '{"url": "URL", "version": "x", "total": 1' + "0" * 5000 + "}",
+    "less than there is": '{"url": "URL", "version": "x", "total": 5}',
+    "another header in it": '{"url": "URL", "version": "x\\r\\nEvil: 1", "total": 900000}',
+    "a version that no header holds": '{"url": "URL", "version": "\\ud800\\u20ac", "total": 900000}',
+    "long": '{"url": "URL", "version": "' + "x" * 100_000 + '", "total": 900000}',
+}
+
+
+@pytest.mark.parametrize("case", NOTES)
+def test_a_note_that_is_not_ours_continues_nothing(site: Site, tmp_path: Path, case: str) -> None:
+    part(tmp_path).parent.mkdir()
+    part(tmp_path).write_bytes(b"not of that archive")
+    part(tmp_path).with_suffix(".json").write_text(NOTES[case].replace("URL", f"{site.url}/{ARCHIVE}.zip"))
+    fetch([ARCHIVE], tmp_path, source=site.url, pauses_s=())
+    assert complete(tmp_path)
+    assert site.asked == [(None, None)]
+
+
+@pytest.mark.parametrize("name", [".download.part", ".download.json"])
+def test_folders_in_the_place_of_our_files(site: Site, tmp_path: Path, name: str) -> None:
+    (tmp_path / ARCHIVE / name).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"cannot be written: Is a directory.*--workspace DIR"):
+        fetch([ARCHIVE], tmp_path, source=site.url, pauses_s=())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "bytes */5", "bytes 1-2/" + "9" * 5000, "bytes " + "9" * 5000 + "-3/5", "bytes ٣-٤/٥", "items 200000-1/2"],
+)
+def test_a_range_that_is_none_starts_over(site: Site, tmp_path: Path, line: str, archives: list[bytes]) -> None:
+    site.cuts, site.range_line = [200_000], line.encode().decode("latin-1")
+    fetch([ARCHIVE], tmp_path, source=site.url, pauses_s=FAST)
+    assert complete(tmp_path)
+    assert archives == [GOOD]
+
+
+@pytest.mark.parametrize("version", ['"a\r\n b"', '"' + "x" * 500 + '"', '"ä"', '"\x1b[2J"'])
+def test_a_version_that_cannot_be_sent_back(site: Site, tmp_path: Path, version: str) -> None:
+    site.cuts, site.version = [200_000], version
+    fetch([ARCHIVE], tmp_path, source=site.url, pauses_s=FAST)
+    assert complete(tmp_path)
+    assert site.asked == [(None, None), (None, None)]
+
+
+ANSWERS = {
+    "nothing": b"",
+    "no HTTP": b"\x1b[2J\x00SSH-2.0 hello\r\n\r\n",
+    "half a line": b"HTTP/1.1 20",
+    "a status that is none": b"HTTP/1.1 \x1b[2J\xff gone\r\n\r\n",
+    "a long line": b"HTTP/1.1 200 " + b"x" * 70_000,
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    "a bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a negative chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n",
+    "a huge length": b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nabc",
+    "a negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabc",
+    "a reason": b"HTTP/1.1 418 \x1b]0;owned\x07\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_no_answer_ends_in_a_traceback(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(ANSWERS[case])
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(WeightsError) as caught:
+            fetch([ARCHIVE], tmp_path, source=f"http://127.0.0.1:{listener.getsockname()[1]}", pauses_s=())
+        thread.join()
+    assert str(caught.value).isprintable()
+    assert "--from" in str(caught.value)
+    assert not list(tmp_path.rglob("*.pth"))
