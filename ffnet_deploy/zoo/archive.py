@@ -19,6 +19,7 @@ from ffnet_deploy.zoo.checkpoint import UnusableError
 from ffnet_deploy.zoo.checksums import fetch_again, record, recorded
 from ffnet_deploy.zoo.specs import SPECS, ModelSpec, costs
 from ffnet_deploy.zoo.weights import read_fitting
+from ffnet_deploy.zoo.zips import open_zip
 
 TOTAL_LIMIT = 8 << 30
 """Bytes of one packed archive."""
@@ -163,26 +164,33 @@ def unpack(archive: str, folder: Path, path: Path, origin: Origin, *, again: boo
     Raises:
         WeightsError, ArtifactError: as :func:`install`; or the zip is damaged or hostile.
     """
-    try:
-        zipped = zipfile.ZipFile(path)
-    except _ZIP_ERRORS as error:
-        raise _damaged(origin, str(error)) from error
-    with zipped:
-        wanted = published(archive)
-        chosen: dict[str, zipfile.ZipInfo] = {}
-        for info in zipped.infolist():
-            _refuse_hostile(info, origin)
-            name = info.filename.rpartition("/")[2]
-            if name in wanted:
-                if name in chosen:
-                    raise _damaged(origin, f"{name} is in it twice")
-                if info.file_size > (limit := byte_limit(wanted[name])):
-                    raise _damaged(origin, f"{name} declares {info.file_size} bytes where {limit} is the limit")
-                chosen[name] = info
-        if not chosen:
-            raise _damaged(origin, f"no member is named {archive}_…{ENDING}")
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+            zipped = stack.enter_context(open_zip(file))
+        except _ZIP_ERRORS as error:
+            raise _damaged(origin, str(error)) from error
+        chosen = _chosen(zipped, archive, origin)
         members = {name: _inflate(zipped, info, origin) for name, info in chosen.items()}
         return install(archive, folder, members, origin, again=again)
+
+
+def _chosen(zipped: zipfile.ZipFile, archive: str, origin: Origin) -> dict[str, zipfile.ZipInfo]:
+    """The members to unpack, by file name."""
+    wanted = published(archive)
+    chosen: dict[str, zipfile.ZipInfo] = {}
+    for info in zipped.infolist():
+        _refuse_hostile(info, origin)
+        name = info.filename.rpartition("/")[2]
+        if name in wanted:
+            if name in chosen:
+                raise _damaged(origin, f"{name} is in it twice")
+            if info.file_size > (limit := byte_limit(wanted[name])):
+                raise _damaged(origin, f"{name} declares {info.file_size} bytes where {limit} is the limit")
+            chosen[name] = info
+    if not chosen:
+        raise _damaged(origin, f"no member is named {archive}_…{ENDING}")
+    return chosen
 
 
 def _refuse_hostile(info: zipfile.ZipInfo, origin: Origin) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ffnet_deploy.errors import WeightsError
 from ffnet_deploy.zoo.checksums import fetch_again
 from ffnet_deploy.zoo.pickled import DescribedTensor, NotPlainError, WantsCodeError, described
+from ffnet_deploy.zoo.zips import open_zip
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -151,7 +152,7 @@ def _contents(file: IO[bytes], size: int) -> Iterator[tuple[object, _Values]]:
     if begin != _ZIP:
         yield _legacy(file, size)
         return
-    with zipfile.ZipFile(file) as zipped:
+    with open_zip(file) as zipped:
         yield _zipped(zipped, size)
 
 

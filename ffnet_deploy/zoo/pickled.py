@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, NamedTuple
@@ -124,13 +125,16 @@ def described(file: IO[bytes]) -> object:
     """
     machine = _Machine()
     try:
-        for code, argument, _ in pickletools.genops(file):
-            if code.name == "STOP":
-                return machine.pop()
-            step = _STEPS.get(code.name)
-            if step is None:
-                raise PickleFormError(f"it has the instruction {code.name}")
-            step(machine, argument)
+        with warnings.catch_warnings():
+            # Of backslashes in names. A name that is not known is refused in any case.
+            warnings.simplefilter("ignore")
+            for code, argument, _ in pickletools.genops(file):
+                if code.name == "STOP":
+                    return machine.pop()
+                step = _STEPS.get(code.name)
+                if step is None:
+                    raise PickleFormError(f"it has the instruction {code.name}")
+                step(machine, argument)
     except (IndexError, KeyError) as error:
         raise PickleFormError("its instructions do not fit together") from error
     raise PickleFormError("it ends too early")
@@ -210,9 +214,9 @@ class _Machine:
             raise PickleFormError("it changes what is no dictionary")
 
 
-_Step = Callable[[_Machine, object], None]
+_Instruction = Callable[[_Machine, object], None]
 _CONSTANTS = ("BINUNICODE", "SHORT_BINSTRING", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
-_STEPS: dict[str, _Step] = {
+_STEPS: dict[str, _Instruction] = {
     "PROTO": lambda _, __: None,
     "MARK": lambda m, _: m.mark(),
     "NONE": lambda m, _: m.push(None),

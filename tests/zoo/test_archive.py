@@ -45,6 +45,12 @@ def bomb(declared: int) -> bytes:
     return patched(data, 22, 24, "<I", declared)
 
 
+def many_members(count: int) -> bytes:
+    """A zip of nothing but a list, from which Python would make an object of half a kilobyte for every 47 bytes."""
+    member = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 0, 20, 0, 0, 0, 0, 0x21, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    return member * count + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFE, 0xFFFE, len(member) * count, 0, 0)
+
+
 PLAIN = zip_of({f"{ARCHIVE}/{NAMES[0]}": CONTENTS[NAMES[0]]})
 HOSTILE = {
     "parent": (zip_of({f"../{NAMES[0]}": b"x"}), r"'\.\./ffnet18_.*out of the folder"),
@@ -60,6 +66,7 @@ HOSTILE = {
     "bomb that declares less": (bomb(1000), "CRC"),
     "declares more": (bomb(6_000_000), "does not unpack to the 6000000 bytes"),
     "declares too much": (bomb(3_000_000_000), "3000000000 bytes where 200906048 is the limit"),
+    "a list without end": (many_members(100_000), "its list of members has 4700000 bytes where 4194304 is the limit"),
     "no state dict": (zip_of({f"{ARCHIVE}/readme.txt": b"x", f"{ARCHIVE}/other.pth": b"x"}), "no member is named"),
     "another's state dicts": (zip_of({"ffnet34/ffnet34_AAX_imagenet_state_dict_quarts.pth": b"x"}), "no member"),
     "twice": (zip_of({f"a/{NAMES[0]}": b"x", f"b/{NAMES[0]}": b"y"}), "is in it twice"),

@@ -38,6 +38,7 @@ PICKLES = {
     "a byte array": (b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R.", ValueError),
     "an empty tensor": (b"\x80\x02ctorch\nTensor\nJ\xff\xff\xff\x7f\x85R.", ValueError),
     "a storage": (b"\x80\x02ctorch\nFloatStorage\nJ\xff\xff\xff\x7f\x85R.", PickleFormError),
+    "a backslash in a name": (b"\x80\x02ctor\\qch\nx\n.", ValueError),
     "a long number": (b"\x80\x02L" + b"9" * 10_000 + b"L\n.", ValueError),
 }
 
