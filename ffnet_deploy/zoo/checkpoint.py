@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import struct
@@ -62,11 +63,17 @@ class Checkpoint:
 
     tensors: Mapping[str, DescribedTensor]
     _values: _Values
+    _file: IO[bytes]
 
     @property
     def shapes(self) -> Shapes:
         """By key, without reading a value."""
         return {key: tensor.shape for key, tensor in self.tensors.items()}
+
+    def sha256(self) -> str:
+        """Hex, of this very file: another may have taken its name meanwhile."""
+        self._file.seek(0)
+        return hashlib.file_digest(self._file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def state(self) -> State:
         """The tensors; they take no more memory than the file has bytes, whatever their shapes.
@@ -115,7 +122,7 @@ def opened(path: Path) -> Iterator[Checkpoint]:
     try:
         size = _size(path)
         with path.open("rb") as file, _contents(file, size) as (content, values):
-            yield Checkpoint(_plain(content), values)
+            yield Checkpoint(_plain(content), values, file)
     except UnusableError:
         raise
     except WantsCodeError as error:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ffnet_deploy.artifacts.writing import sha256_of
 from ffnet_deploy.zoo.checkpoint import Shapes, State, UnusableError, opened, refused, some
 from ffnet_deploy.zoo.network import FFNet, Smoothing
 from ffnet_deploy.zoo.specs import ModelSpec, find
@@ -67,13 +66,13 @@ def load(spec: ModelSpec, path: Path) -> LoadedWeights:
         WeightsError: the file is absent, damaged, hostile, or does not fit.
     """
     try:
-        fitted, state, marks, notes = read_fitting(spec, path)
+        fitted, state, sha256, marks, notes = read_fitting(spec, path)
     except UnusableError as error:
         raise refused(path, error, spec.name) from error
     # `_train` models keep their head's initialisation; every other key was checked above.
     module = FFNet(fitted) if spec.train else _unfilled(fitted)
     module.load_state_dict(state, strict=not spec.train)
-    return LoadedWeights(module.eval(), sha256_of(path), marks, notes)
+    return LoadedWeights(module.eval(), sha256, marks, notes)
 
 
 class FittingState(NamedTuple):
@@ -82,6 +81,8 @@ class FittingState(NamedTuple):
     spec: ModelSpec
     """Of that network: the one asked for, or with the head that the file has."""
     state: State
+    sha256: str
+    """Of the file."""
     marks: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -97,7 +98,7 @@ def read_fitting(spec: ModelSpec, path: Path) -> FittingState:
         shapes, notes = _adjusted(fitted, checkpoint.shapes, (3, 1, 5, 5))
         _check_keys(spec, shapes, shapes_of(fitted))
         state, _ = _adjusted(fitted, checkpoint.state(), Smoothing().weight)
-    return FittingState(fitted, state, marks, (*marks, *notes))
+        return FittingState(fitted, state, checkpoint.sha256(), marks, (*marks, *notes))
 
 
 def load_random(spec: ModelSpec, seed: int = 0) -> LoadedWeights:

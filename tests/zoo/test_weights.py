@@ -17,7 +17,7 @@ from torch import Tensor
 from ffnet_deploy import build_model
 from ffnet_deploy.artifacts.writing import sha256_of
 from ffnet_deploy.errors import UnknownModelError, WeightsError
-from ffnet_deploy.zoo import weights
+from ffnet_deploy.zoo import checkpoint, weights
 from ffnet_deploy.zoo.specs import SPECS, find
 
 SMALL = "segmentation_ffnet46NS_CCC_mobile"
@@ -93,6 +93,20 @@ def test_a_plain_file_has_no_marks(tmp_path: Path) -> None:
     path = saved(tmp_path, published(SMALL))
     loaded = weights.load(find(SMALL), path)
     assert (loaded.sha256, loaded.marks, loaded.notes) == (sha256_of(path), (), ())
+
+
+def test_the_hash_is_of_the_file_that_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, published(SMALL))
+    before, read = sha256_of(path), checkpoint.Checkpoint.state
+
+    def replaced_meanwhile(file: checkpoint.Checkpoint) -> State:
+        other = path.with_suffix(".new")
+        other.write_bytes(b"of another process")
+        other.replace(path)
+        return read(file)
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "state", replaced_meanwhile)
+    assert weights.load(find(SMALL), path).sha256 == before
 
 
 # --- the known adjustments ------------------------------------------------------------------------------------------
