@@ -27,8 +27,8 @@ from typing import ClassVar
 
 from ffnet_deploy.foreign import shown
 
-_LONGEST = 500
-"""Characters of a message."""
+_LONGEST, _LONG_WORD = 500, 80
+"""Characters of a message, and of a name in one that is too long."""
 
 
 class FFNetDeployError(Exception):
@@ -38,11 +38,21 @@ class FFNetDeployError(Exception):
 
     def __init__(self, text: str) -> None:
         """Keep the text as one line that is safe to print: names in it may come from anywhere."""
-        line = shown(text)
-        if len(line) > _LONGEST:
-            # What was found stands at the beginning, and the next step at the end.
-            line = f"{line[: _LONGEST // 2]} ... {line[-(_LONGEST // 2 - 5) :]}"
-        super().__init__(line)
+        super().__init__(_bounded(shown(text)))
+
+
+def _bounded(line: str) -> str:
+    """A message of bounded length: long names are cut in their middle, but for those in a command."""
+    if len(line) <= _LONGEST:
+        return line
+    told, run, command = line.partition(" Run: ")
+    line = "".join((" ".join(_cut(word, _LONG_WORD) for word in told.split(" ")), run, command))
+    return _cut(line, _LONGEST)
+
+
+def _cut(text: str, length: int) -> str:
+    half = length // 2 - 2
+    return text if len(text) <= length else f"{text[:half]}...{text[-half:]}"
 
 
 class UsageError(FFNetDeployError):

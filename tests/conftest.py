@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pytest
@@ -30,6 +30,9 @@ from ffnet_deploy.runtimes.onnxruntime import build as build_engine
 from ffnet_deploy.synthetic.scenes import write_cityscapes
 from ffnet_deploy.zoo.specs import find
 from ffnet_deploy.zoo.weights import load_random
+
+if TYPE_CHECKING:
+    from support.mirror import Site
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -143,6 +146,16 @@ def quantised(tmp_path_factory: pytest.TempPathFactory, trained_streets: Path) -
         build(space, None, BuildOptions(("int8",)))
 
     return shared(tmp_path_factory, "quantised", make)
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A web server with the archive ffnet18, which no proxy is asked for."""
+    from support.mirror import Site, served
+
+    monkeypatch.setenv("no_proxy", "*")
+    with served(Site()) as state:
+        yield state
 
 
 class Exported(Protocol):

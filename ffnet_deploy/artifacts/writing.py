@@ -63,20 +63,48 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _locked(part: Path) -> int:
+@contextmanager
+def alone(lock: Path, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of the same block, by a file that is locked meanwhile and removed afterwards.
+
+    Args:
+        lock: the file; its folder is made.
+        wait: for another process that has it, instead of giving up.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: the folder cannot be written.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    handle = _locked(lock, wait=wait)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _locked(part: Path, *, wait: bool = False) -> int:
     """Open and lock a temporary file; the lock goes with the process that holds it, however that ends."""
     while True:
         handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between our two calls its owner may have renamed it: then this is no temporary file any more.
-            if part.exists() and os.path.samestat(os.fstat(handle), part.stat()):
+            if _is_at(part, handle):
                 os.ftruncate(handle, 0)
                 return handle
         except OSError:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -29,6 +29,9 @@ def weights_fetch(
             "--from", metavar="URL|DIR", help="Fetch from this mirror.", show_default="where the authors publish"
         ),
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Fetch what is in place too. Files with other bytes are replaced.")
+    ] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
     """Download published weights and record their SHA-256.
@@ -41,7 +44,7 @@ def weights_fetch(
         raise UsageError("Name models, or give --all for every archive. One of the two is needed, and not both.")
     wanted = specs.list_models() if everything else list(names or ())
     with progress() as told:
-        fetched = fetch_weights(space_at(workspace), wanted, source=source, progress=told)
+        fetched = fetch_weights(space_at(workspace), wanted, source=source, again=again, progress=told)
     for item in fetched:
         for file in item.files:
             say(f"{file}{'' if item.origin else '  (already there)'}")

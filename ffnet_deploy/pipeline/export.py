@@ -218,14 +218,12 @@ def _weights_file(workspace: Workspace, spec: ModelSpec, options: ExportOptions,
         try:
             fetch_weights(workspace, [spec.name], progress=progress)
         except WeightsError as error:
+            if "Run: " in str(error):
+                raise
             raise WeightsError(
                 f"{error} Or name a file with --weights FILE; for latency work, use --weights random. To use a mirror, "
                 f"run: {workspace.run('weights', 'fetch', spec.name, '--from', 'URL')}"
             ) from error
-    if not file.is_file():
-        raise WeightsError(
-            f"The archive {spec.archive}.zip holds no {spec.weights_file}. Name the file yourself with --weights FILE."
-        )
     return file
 
 

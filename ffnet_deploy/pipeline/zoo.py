@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.errors import WeightsError
 from ffnet_deploy.progress import Progress, quiet
 from ffnet_deploy.zoo import specs
 from ffnet_deploy.zoo.specs import ModelSpec
@@ -24,15 +25,34 @@ def list_models(workspace: Workspace, text: str = "") -> list[tuple[ModelSpec, s
 
 
 def fetch_weights(
-    workspace: Workspace, names: Sequence[str], *, source: str | None = None, progress: Progress = quiet
+    workspace: Workspace,
+    names: Sequence[str],
+    *,
+    source: str | None = None,
+    again: bool = False,
+    progress: Progress = quiet,
 ) -> list[Fetched]:
-    """Download and unpack the archives that hold the weights of ``names``."""
+    """Download and unpack the archives that hold the weights of ``names``; ``again`` also where they are in place.
+
+    Raises:
+        UnknownModelError: no such model.
+        WeightsError: nothing there, no connection, files of no use, or an archive without the weights of ``names``.
+        ArtifactError: the workspace cannot be written, or another process fetches the same archive.
+    """
     from ffnet_deploy.zoo.fetch import fetch
 
-    archives = list(dict.fromkeys(specs.find(name).archive for name in names))
-    return fetch(
-        archives,
+    wanted = [specs.find(name) for name in names]
+    fetched = fetch(
+        list(dict.fromkeys(spec.archive for spec in wanted)),
         workspace.weights,
         source=source,
+        again=again,
         progress=lambda p: progress(f"fetching {p.archive}", p.done, p.total),
     )
+    for spec in wanted:
+        if not (workspace.weights / spec.weights_file).is_file():
+            raise WeightsError(
+                f"The archive {spec.archive} has no {spec.weights_file} (the weights of {spec.name} were needed). "
+                "Name another place with --from URL_OR_FOLDER, or the file itself with export's --weights FILE."
+            )
+    return fetched

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from ffnet_deploy.artifacts.writing import sha256_of
-from ffnet_deploy.errors import WeightsError
-from ffnet_deploy.zoo.checkpoint import State, read_state, some
+from ffnet_deploy.zoo.checkpoint import Shapes, State, UnusableError, opened, refused, some
 from ffnet_deploy.zoo.network import FFNet, Smoothing
 from ffnet_deploy.zoo.specs import ModelSpec, find
 
-Shapes = dict[str, tuple[int, ...]]
+_T = TypeVar("_T")
 
 _BLUR = "smoothing.weight"
 _BACKBONE = "backbone_model."
@@ -65,14 +65,40 @@ def load(spec: ModelSpec, path: Path) -> LoadedWeights:
     Raises:
         WeightsError: the file is absent, damaged, hostile, or does not fit.
     """
-    state = read_state(path)
-    fitted, marks = _fitting(spec, state)
-    state, notes = _adjusted(fitted, state)
-    _check_keys(spec, path, state, shapes_of(fitted))
+    try:
+        fitted, state, sha256, marks, notes = read_fitting(spec, path)
+    except UnusableError as error:
+        raise refused(path, error, spec.name) from error
     # `_train` models keep their head's initialisation; every other key was checked above.
     module = FFNet(fitted) if spec.train else _unfilled(fitted)
     module.load_state_dict(state, strict=not spec.train)
-    return LoadedWeights(module.eval(), sha256_of(path), marks, (*marks, *notes))
+    return LoadedWeights(module.eval(), sha256, marks, notes)
+
+
+class FittingState(NamedTuple):
+    """A state dict that fits a network."""
+
+    spec: ModelSpec
+    """Of that network: the one asked for, or with the head that the file has."""
+    state: State
+    sha256: str
+    """Of the file."""
+    marks: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def read_fitting(spec: ModelSpec, path: Path) -> FittingState:
+    """The entries of ``path`` for ``spec``, adjusted; every shape is compared before a value is read.
+
+    Raises:
+        UnusableError: the file is absent, damaged, hostile, or does not fit.
+    """
+    checkpoint = opened(path)
+    fitted, marks = _fitting(spec, checkpoint.shapes)
+    shapes, notes = _adjusted(fitted, checkpoint.shapes, (3, 1, 5, 5))
+    _check_keys(spec, shapes, shapes_of(fitted))
+    state, _ = _adjusted(fitted, checkpoint.state(), Smoothing().weight)
+    return FittingState(fitted, state, checkpoint.sha256(), marks, (*marks, *notes))
 
 
 def load_random(spec: ModelSpec, seed: int = 0) -> LoadedWeights:
@@ -121,13 +147,17 @@ def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray | None:
 
 def shapes_of(spec: ModelSpec) -> Shapes:
     """Every state-dict key and its shape, without allocating the weights."""
+    return dict(_shapes_of(spec))
+
+
+@cache
+def _shapes_of(spec: ModelSpec) -> Shapes:
     with torch.device("meta"):
         return {name: tuple(value.shape) for name, value in FFNet(spec).state_dict().items()}
 
 
-def _fitting(spec: ModelSpec, state: State) -> tuple[ModelSpec, tuple[str, ...]]:
+def _fitting(spec: ModelSpec, given: Shapes) -> tuple[ModelSpec, tuple[str, ...]]:
     """The spec to build for this file: the ``dAAC`` files, known not to fit the code, may need another head."""
-    given = {name: tuple(value.shape) for name, value in state.items()}
     published = spec.segmentation_head == "C" and spec.up_head == "A" and spec.strided and not spec.train
     if not published or _same(given, shapes_of(spec)):
         return spec, ()
@@ -143,35 +173,31 @@ def _same(a: Shapes, b: Shapes) -> bool:
     return {k: v for k, v in a.items() if k != _BLUR} == {k: v for k, v in b.items() if k != _BLUR}
 
 
-def _adjusted(spec: ModelSpec, state: State) -> tuple[State, tuple[str, ...]]:
-    """The file's entries after the known adjustments, and what was adjusted."""
+def _adjusted(spec: ModelSpec, entries: dict[str, _T], blur: _T) -> tuple[dict[str, _T], tuple[str, ...]]:
+    """A file's entries, or their shapes, after the known adjustments, and what was adjusted."""
     if spec.train:
-        return {k: v for k, v in state.items() if k.startswith(_BACKBONE)}, ("backbone only; the head is untrained",)
-    if spec.pre_down and _BLUR not in state:
+        return {k: v for k, v in entries.items() if k.startswith(_BACKBONE)}, ("backbone only; the head is untrained",)
+    if spec.pre_down and _BLUR not in entries:
         # Two published files lack it; it is a constant.
-        return {**state, _BLUR: Smoothing().weight}, (f"{_BLUR} added",)
-    if not spec.pre_down and _BLUR in state:
-        return {k: v for k, v in state.items() if k != _BLUR}, (f"{_BLUR} dropped",)
-    return state, ()
+        return {**entries, _BLUR: blur}, (f"{_BLUR} added",)
+    if not spec.pre_down and _BLUR in entries:
+        return {k: v for k, v in entries.items() if k != _BLUR}, (f"{_BLUR} dropped",)
+    return entries, ()
 
 
-def _check_keys(spec: ModelSpec, path: Path, state: State, wanted: Shapes) -> None:
+def _check_keys(spec: ModelSpec, given: Shapes, wanted: Shapes) -> None:
     if spec.train:
         assert spec.imagenet_model is not None
         # A strided first stage projects its shortcut; the ImageNet network has none there, so it starts untrained.
         parent = shapes_of(find(spec.imagenet_model))
         wanted = {k: v for k, v in wanted.items() if k.startswith(_BACKBONE) and k in parent}
-    missing = [k for k in wanted if k not in state]
-    unexpected = [k for k in state if k not in wanted]
-    misshapen = [
-        f"{k} {tuple(v.shape)} instead of {wanted[k]}"
-        for k, v in state.items()
-        if k in wanted and tuple(v.shape) != wanted[k]
-    ]
+    missing = [k for k in wanted if k not in given]
+    unexpected = [k for k in given if k not in wanted]
+    misshapen = [f"{k} {v} instead of {wanted[k]}" for k, v in given.items() if k in wanted and v != wanted[k]]
     if missing or unexpected or misshapen:
         lists = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
         found = "; ".join(f"{len(keys)} {what}: {some(keys)}" for what, keys in lists.items() if keys)
-        raise WeightsError(
-            f"{path} does not fit {spec.name}: {found}. "
-            f"Name the model it belongs to, or get {spec.weights_file}: ffnet-deploy weights fetch {spec.name}"
+        raise UnusableError(
+            f"does not fit {spec.name}: {found}",
+            f"Name the model it belongs to, or get {spec.weights_file}: ffnet-deploy weights fetch {spec.name}",
         )
