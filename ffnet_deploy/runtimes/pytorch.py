@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -172,7 +173,9 @@ class PyTorchRunner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+        # After an error of the GPU this fails too, and would hide it.
+        with suppress(RuntimeError) if error else nullcontext():
+            self.close()
 
 
 def normalised(image: torch.Tensor) -> torch.Tensor:

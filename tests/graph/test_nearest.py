@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from pathlib import Path
 
@@ -48,7 +47,7 @@ SIZES = (
 
 def halved(length: int, times: int) -> int:
     """The length of a map behind some strided layers, which pad as published."""
-    return math.ceil(length / 2**times)
+    return -(-length // (1 << times))
 
 
 @cache
