@@ -183,6 +183,19 @@ def test_pytorch_runs_the_module(feeds: list[Feeds]) -> None:
             runner({"image": feeds[0]["image"].astype(np.float64)})
 
 
+def test_pytorch_without_memory_is_an_error_of_one_line() -> None:
+    class Large(torch.nn.Module):
+        def forward(self, _image: torch.Tensor) -> torch.Tensor:
+            return torch.empty(1 << 50)
+
+    image = np.zeros((1, 3, 2, 2), np.float32)
+    with (
+        PyTorchRunner(Large(), (1, 3, 2, 2), threads=1, out=(1, 2)) as runner,
+        pytest.raises(EngineError, match=r"^PyTorch needs more memory than it could get\. Free some"),
+    ):
+        runner({"image": image})
+
+
 def test_pytorch_says_that_it_sees_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingDependencyError, match=r"CUDA device 0 was asked for .* Leave --device out"):
