@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: help setup demo test lint types unit coverage export-zoo build-zoo bench-eval bench-cpu bench-calibration bench-int8 \
-	int8-methods check-demo docs clean
+	int8-methods check-demo sweep-sizes docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,7 +62,10 @@ int8-methods: demo ## what INT8 costs by method, on the demo's weights and two h
 	$(BIN)/python scripts/int8_methods.py
 
 check-demo: demo ## what the demo's trained weights must show
-	$(BIN)/python -m pytest -m slow -s
+	$(BIN)/python -m pytest -m slow -s tests/demo tests/evaluate
+
+sweep-sizes: $(READY) ## graphs of any batch against PyTorch at ten odd sizes (about three minutes)
+	$(BIN)/python -m pytest -m slow tests/graph/test_nearest.py
 
 docs: $(READY) ## write the generated parts of README.md and docs/ again
 	$(BIN)/python scripts/make_docs.py

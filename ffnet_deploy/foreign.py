@@ -48,3 +48,8 @@ def load_json(text: bytes | str) -> Any:  # noqa: ANN401 - what JSON holds
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"it has the number {constant}")
+
+
+def reason(error: BaseException) -> str:
+    """What an exception of another library says, in one line: the first that is not empty, else what it is called."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

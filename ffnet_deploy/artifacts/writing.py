@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ffnet_deploy.errors import ArtifactError
@@ -57,10 +57,13 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise ArtifactError(_cannot_write(path, error)) from error
     finally:
-        # Once renamed, the temporary name may already be the next writer's.
-        if not renamed:
-            part.unlink(missing_ok=True)
-        os.close(handle)
+        # What goes wrong here would hide why the block ended.
+        with suppress(OSError):
+            # Once renamed, the temporary name may already be the next writer's.
+            if not renamed:
+                part.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.close(handle)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from io import BufferedRandom
 from pathlib import Path
@@ -153,4 +154,6 @@ class Journal(Generic[R]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
+        # Of a full disk the first error has told; closing tries again to write what had no room.
+        with suppress(OSError) if error else nullcontext():
+            self._file.close()

@@ -8,6 +8,7 @@ from onnx import helper, numpy_helper
 from ffnet_deploy.errors import ExportError
 from ffnet_deploy.graph.edit import copied, drop_unused_initializers, finished
 from ffnet_deploy.graph.facts import resize_scales, shapes
+from ffnet_deploy.graph.nearest import with_exact_nearest
 
 BATCH = "batch"
 _SPATIAL = [2, 3]
@@ -18,7 +19,8 @@ def with_dynamic_batch(model: onnx.ModelProto) -> onnx.ModelProto:
 
     In an exported FFNet only Resize holds the batch, in its constant ``sizes`` (N, C, H, W). Here it gets ``scales`` of
     the two spatial axes instead (opset 18), which needs no Shape node. ``sizes`` of two axes would not do:
-    TensorRT-RTX 1.7.1 reads the symbolic batch of such a Resize as a length of -1 and refuses the graph.
+    TensorRT-RTX 1.7.1 reads the symbolic batch of such a Resize as a length of -1 and refuses the graph. Where scales
+    would copy other pixels than sizes do, Gathers take the Resize's place (:mod:`ffnet_deploy.graph.nearest`).
 
     Args:
         model: an exported graph with static shapes; it is not changed.
@@ -26,9 +28,9 @@ def with_dynamic_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         ExportError: a Resize has no constant sizes, or another node fixes the batch.
     """
-    dynamic = copied(model)
+    dynamic = copied(with_exact_nearest(model, _factor))
     graph = dynamic.graph
-    _scale_spatial_axes(graph, shapes(model))
+    _scale_spatial_axes(graph, shapes(dynamic))
     drop_unused_initializers(graph)
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH
@@ -39,6 +41,10 @@ def with_dynamic_batch(model: onnx.ModelProto) -> onnx.ModelProto:
             f"{fixed[0]} has a fixed batch (a symbolic one was needed). Export without --dynamic-batch, or report this."
         )
     return inferred
+
+
+def _factor(before: int, after: int) -> float:
+    return float(resize_scales((before,), (after,))[0])
 
 
 def _scale_spatial_axes(graph: onnx.GraphProto, known: dict[str, tuple[int, ...]]) -> None:

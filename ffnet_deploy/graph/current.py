@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ffnet_deploy.artifacts.commandline import CommandLine
 from ffnet_deploy.artifacts.filenames import FileName, model_of
@@ -15,6 +16,9 @@ from ffnet_deploy.artifacts.writing import sha256_of
 from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.zoo import specs
 from ffnet_deploy.zoo.specs import ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,17 @@ class Graph:
         """The file that it was exported from; None for random weights."""
         file = self.record.weights.file
         return None if file is None else self.workspace.root / file
+
+    def load(self) -> onnx.ModelProto:
+        """What is in the file.
+
+        Raises:
+            ArtifactError: no sound graph, or not the network that the record describes.
+        """
+        from ffnet_deploy.graph.loading import load_network
+
+        sides = (None, *self.shape[1:]) if self.dynamic else self.shape
+        return load_network(self.path, sides, remedy=str(self.again))
 
     def run(self, *words: str) -> CommandLine:
         """A command on its model, in its workspace: ``graph.run("export", "--dynamic-batch")``."""

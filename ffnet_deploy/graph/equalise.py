@@ -3,9 +3,9 @@
 INT8 gives all channels of an activation one scale. Channels that are much larger than the others make that scale
 coarse, and the others lose precision. So this pass rescales channels.
 
-ReLU, Add, Resize and MaxPool commute with a positive factor for each channel. The filters that compute a channel are
-divided by a factor, and the filters that read it are multiplied by it. Only the activation in between changes. All
-activations of a residual stage are added to each other, so they share their factors.
+ReLU, Add, Resize, Gather and MaxPool commute with a positive factor for each channel. The filters that compute a
+channel are divided by a factor, and the filters that read it are multiplied by it. Only the activation in between
+changes. All activations of a residual stage are added to each other, so they share their factors.
 
 A filter has a scale for each output channel, so the division costs no precision. The multiplication does: it makes the
 input channels of a filter less alike. The factors are a compromise between the two.
@@ -29,7 +29,7 @@ from ffnet_deploy.graph.facts import attribute, shapes
 from ffnet_deploy.graph.groups import Groups
 from ffnet_deploy.graph.links import Links
 
-_COMMUTING = frozenset(("Relu", "Add", "Resize", "MaxPool"))
+_COMMUTING = frozenset(("Relu", "Add", "Resize", "Gather", "MaxPool"))
 _LARGEST_FACTOR = 2.0**16
 """Limit of a factor. A channel that needs more is as good as always 0, and its filter would leave FP16."""
 _FLOOR = 2.0**-6

@@ -78,20 +78,24 @@ class GraphFacts:
         return asdict(self)
 
 
+def is_standard(model: onnx.ModelProto) -> bool:
+    """Whether all operators may be ONNX's, so that it can check them and infer shapes."""
+    return all(o.domain in ("", "ai.onnx") for o in model.opset_import)
+
+
 def described(model: onnx.ModelProto) -> GraphFacts:
     """Summarise a graph."""
     graph = model.graph
     kinds: Counter[str] = Counter()
     for tensor in graph.initializer:
-        kinds[TensorProto.DataType.Name(tensor.data_type).lower()] += math.prod(tensor.dims)
-    ours = all(o.domain in ("", "ai.onnx") for o in model.opset_import)
+        kinds[_type_name(tensor.data_type)] += math.prod(tensor.dims)
     return GraphFacts(
         opset={o.domain or "ai.onnx": o.version for o in model.opset_import},
         inputs={v.name: _type(v) for v in graph.input},
         outputs={v.name: _type(v) for v in graph.output},
         operators=dict(Counter(node.op_type for node in graph.node).most_common()),
         # ONNX cannot infer the shapes behind operators that a runtime's optimiser has put in.
-        macs=sum(macs_by_node(model).values()) if ours else None,
+        macs=sum(macs_by_node(model).values()) if is_standard(model) else None,
         weights=dict(kinds),
         metadata={p.key.removeprefix("ffnet_deploy."): p.value for p in model.metadata_props},
     )
@@ -100,4 +104,10 @@ def described(model: onnx.ModelProto) -> GraphFacts:
 def _type(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     sides = ", ".join(str(side.dim_param or side.dim_value) for side in tensor.shape.dim)
-    return f"{TensorProto.DataType.Name(tensor.elem_type).lower()} ({sides})"
+    return f"{_type_name(tensor.elem_type)} ({sides})"
+
+
+def _type_name(number: int) -> str:
+    # A runtime's own graph may hold types that this version of ONNX does not know.
+    known = number in TensorProto.DataType.values()
+    return TensorProto.DataType.Name(number).lower() if known else f"type {number}"

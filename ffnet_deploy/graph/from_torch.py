@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ffnet_deploy.errors import ExportError
+from ffnet_deploy.graph.nearest import with_exact_nearest
 from ffnet_deploy.zoo.network import FFNet
 from ffnet_deploy.zoo.specs import ModelSpec
 
@@ -60,8 +61,9 @@ def export(
     for key, value in sorted(metadata.items()):
         tidied.metadata_props.add(key=f"ffnet_deploy.{key}", value=value)
     _ensure_contract(tidied, spec)
-    onnx.checker.check_model(tidied, full_check=True)
-    return tidied
+    exact = with_exact_nearest(tidied)
+    onnx.checker.check_model(exact, full_check=True)
+    return exact
 
 
 def _root(error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ from ffnet_deploy.graph.int8_plan import Dialect
 from ffnet_deploy.graph.links import Links
 from ffnet_deploy.graph.ranges import Limits
 
-_SAME_SCALE = frozenset(("Resize", "MaxPool", "Concat"))
+_SAME_SCALE = frozenset(("Resize", "Gather", "MaxPool", "Concat"))
 """Operators that only move or pick values, so that their inputs and outputs share one scale."""
 
 Edges = dict[str, list[tuple[str, int]]]
@@ -75,7 +75,7 @@ def _fuses(name: str, links: Links, quantised: set[str]) -> bool:
 def cpu_edges(model: onnx.ModelProto, nodes: Iterable[str]) -> Edges:
     """Where ONNX Runtime's dialect puts pairs: in front of and behind every operator of the integer chain.
 
-    The chain has the INT8 convolutions, and each Add, Resize, MaxPool and Concat that reads an operator of the chain.
+    The chain has the INT8 convolutions, and each Add, Resize, Gather, MaxPool and Concat that reads an operator of it.
 
     Args:
         model: the FP32 graph.

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from ffnet_deploy.graph.edit import copied, drop_unused_initializers, replace_nodes
 from ffnet_deploy.graph.facts import shapes
+from ffnet_deploy.graph.nearest import HALFWAY
 
 _FLOAT_BYTES = 4
 
@@ -29,17 +30,19 @@ class Tap(NamedTuple):
 
 
 def taps(model: onnx.ModelProto) -> list[Tap]:
-    """The first output of every node, in the graph's order."""
+    """The first output of every node, in the graph's order. Tensors that PyTorch does not have are passed over."""
     known = shapes(model)
     weights = {tensor.name for tensor in model.graph.initializer}
+    passed = {node.output[0]: node.input[0] for node in model.graph.node if node.name.endswith(HALFWAY)}
     return [
         Tap(
             node.name,
             node.output[0],
             _FLOAT_BYTES * math.prod(known[node.output[0]]),
-            tuple(name for name in node.input if name and name not in weights),
+            tuple(passed.get(name, name) for name in node.input if name and name not in weights),
         )
         for node in model.graph.node
+        if node.output[0] not in passed
     ]
 
 

@@ -170,12 +170,10 @@ def _with_ends(source: Graph, options: BuildOptions) -> Graph:
     ends = options.ends(source.record.options.ends.io)
     if not (ends.image_in or ends.labels_out):
         return source
-    import onnx
-
     from ffnet_deploy.graph.deploy import with_image_in, with_labels_out
 
     started = time.monotonic()
-    model = onnx.load(source.path)
+    model = source.load()
     if ends.image_in:
         model = with_image_in(model)
     if ends.labels_out:
@@ -231,13 +229,12 @@ def _run_builder(runtime: str, graph: Path, engine: Path, options: EngineOptions
         from ffnet_deploy.runtimes import onnxruntime
 
         return onnxruntime.build(graph, engine)
-    import onnx
-
     from ffnet_deploy.graph.facts import macs_by_node
+    from ffnet_deploy.graph.loading import load_graph
     from ffnet_deploy.runtimes.tensorrt import TensorRTBuilder
     from ffnet_deploy.runtimes.worker import Worker
 
-    macs = macs_by_node(onnx.load(graph))
+    macs = macs_by_node(load_graph(graph))
     with Worker(f"the {runtime} build", TensorRTBuilder, runtime) as worker:
         worker.on_progress = progress
         found: EngineFindings = worker.call("build", graph, engine, macs, options)

@@ -74,8 +74,6 @@ def calibrate(
         ArtifactError: no current graph.
         PrecisionError: an activation is not finite.
     """
-    import onnx
-
     from ffnet_deploy.graph.equalise import equalise
 
     _check(options)
@@ -84,7 +82,7 @@ def calibrate(
     progress("hashing the images", 0, None)
     images = find_images(graph, options.data, options.images, allow_val=options.allow_val)
     path = workspace.calibration(graph.name)
-    model = onnx.load(graph.path)
+    model = graph.load()
     known = _reusable(path, graph, model, images, options)
     if known is not None:
         known = known if known.method == options.method else known.with_method(options.method)

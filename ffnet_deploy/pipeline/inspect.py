@@ -194,14 +194,8 @@ def _weights_facts(path: Path) -> WeightsFacts:
 
 
 def _graph_facts(path: Path) -> GraphFacts:
-    import onnx
+    from ffnet_deploy.graph.facts import described, is_standard
+    from ffnet_deploy.graph.loading import load_graph, parsed
 
-    from ffnet_deploy.graph.facts import described
-
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf raises errors of its own, and onnx others
-        raise ArtifactError(f"{path} is no ONNX graph ({error}). Export it again.") from error
-    if not model.graph.node:
-        raise ArtifactError(f"{path} is no ONNX graph (it has no nodes). Export it again.")
-    return described(model)
+    model = parsed(path)
+    return described(load_graph(path) if is_standard(model) else model)

@@ -44,14 +44,12 @@ def half_graph(graph: Graph, patterns: Sequence[str], io: Io, progress: Progress
         PrecisionError: an activation is not finite in FP32 already.
         VerificationError: FP16 computes something else; no file is kept.
     """
-    import onnx
-
     from ffnet_deploy.graph.channels import with_four_channels
     from ffnet_deploy.graph.fp16 import must_stay_fp32, rounded, to_fp16
     from ffnet_deploy.verify.agreement import FP16
 
     started = time.monotonic()
-    model = onnx.load(graph.path)
+    model = graph.load()
     progress("observing ranges", 0, None)
     ranges = _observe(model, graph)
     half = to_fp16(model, must_stay_fp32(model, ranges, patterns), io)
@@ -123,12 +121,10 @@ def check_int8(graph: Graph, options: Int8Options) -> None:
         UsageError: a pattern names no convolution, or a method that does not exist.
         PrecisionError: the calibration lacks a tensor.
     """
-    import onnx
-
     from ffnet_deploy.graph.qdq import check_ranges, plan
 
     calibration = current_calibration(graph)
-    model = onnx.load(graph.path)
+    model = graph.load()
     check_ranges(model, calibration.limits(options.method or calibration.method))
     plan(model, "cpu", keep=options.keep_fp16)
 
@@ -149,15 +145,13 @@ def int8_graph(graph: Graph, dialect: Dialect, options: Int8Options, progress: P
         PrecisionError: a tensor has no range, or nothing can be quantised.
         VerificationError: INT8 computes something else; no file is kept.
     """
-    import onnx
-
     from ffnet_deploy.verify.agreement import INT8
 
     started = time.monotonic()
     calibration = current_calibration(graph)
     method = options.method or calibration.method
     progress(f"quantising for {dialect}", 0, None)
-    exported = onnx.load(graph.path)
+    exported = graph.load()
     quantised, kept = _quantised(exported, graph, calibration, dialect, replace(options, method=method))
     progress("checking INT8", 0, None)
     check = _compared(exported, _scored(quantised.model, dialect), graph, INT8)

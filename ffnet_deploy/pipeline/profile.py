@@ -96,12 +96,10 @@ def _peaks(settings: RunSettings) -> Peaks:
 def _profiled(
     graph: Graph, rungs: Sequence[Rung], settings: RunSettings, runs: int, peaks: Peaks, progress: Progress
 ) -> list[ProfiledRung]:
-    import onnx
-
     from ffnet_deploy.bench.profiler import Profiler, named
     from ffnet_deploy.runtimes.worker import Worker
 
-    model = onnx.load(graph.path)
+    model = graph.load()
     found = []
     for i, rung in enumerate(rungs):
         progress("profiling", i, len(rungs))

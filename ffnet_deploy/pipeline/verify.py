@@ -194,13 +194,11 @@ def _factors(graph: Graph, rungs: Sequence[Rung]) -> Mapping[str, np.ndarray]:
     """By how much INT8's inner tensors differ in size from the exported graph's: they are made from the equalised one.
 
     Raises:
-        ArtifactError: there is an INT8 graph, and its calibration is gone.
+        ArtifactError: there is an INT8 graph, and its calibration is gone; or the exported graph is not sound.
     """
-    import onnx
-
     if not any(rung.runtime == EMULATED and rung.precision == "int8" for rung in rungs):
         return {}
-    return current_calibration(graph).equalised(onnx.load(graph.path)).factors
+    return current_calibration(graph).equalised(graph.load()).factors
 
 
 def _layers(
@@ -211,15 +209,13 @@ def _layers(
     batch: Batch,
     progress: Progress,
 ) -> tuple[RungLayers, ...]:
-    import onnx
-
     from ffnet_deploy.verify.agreement import feed_of
     from ffnet_deploy.verify.layers import FLOORS, look_inside
 
     graphs = [rung for rung in rungs if rung.runtime == EMULATED]
     insides = look_inside(
         reference,
-        onnx.load(graph.path),
+        graph.load(),
         [as_run(rung) for rung in graphs],
         [FLOORS[rung.precision] for rung in graphs],
         feed_of(reference, batch),

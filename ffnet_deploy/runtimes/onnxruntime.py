@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import tempfile
 import time
 from collections import Counter
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ffnet_deploy.artifacts.values import EngineFindings
 from ffnet_deploy.errors import EngineError, needs
-from ffnet_deploy.foreign import load_json
+from ffnet_deploy.foreign import load_json, reason
 from ffnet_deploy.runtimes.engine_layers import LayerTime
 from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds
 
 with needs("onnxruntime"):
     import onnxruntime as ort
+
+    # What belongs to no session goes to a logger of its own, which prints; errors come as exceptions too.
+    ort.set_default_logger_severity(4)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 _FATAL_ONLY = 4
 """What ONNX Runtime logs: its errors come as exceptions too, and are reported by us."""
+_NO_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory")
+"""In what ONNX Runtime says where it gets no memory."""
+_ITS_SOURCE = re.compile(r"/onnxruntime_src/\S+\s")
+"""Places in its own source code, on the machine where it was compiled."""
+_BLOCK = 1 << 16
 _INEXACT = ("WeightBiasQuantization",)
 """Optimisers that change results: this one quantises filters and biases that an INT8 graph has kept float."""
 
@@ -120,34 +129,49 @@ def build(graph: Path, engine: Path) -> EngineFindings:
     every CPU is baked in; the blocked layout that suits this one is chosen again at each load.
 
     Raises:
+        ArtifactError: the graph is no sound one.
         EngineError: ONNX Runtime refuses the graph.
+        OSError: the engine cannot be written.
     """
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(engine)
     options.log_severity_level = _FATAL_ONLY
-    _session(_ready(graph), options)
+    ready = _ready(graph)
+    try:
+        _session(ready, options)
+    except EngineError:
+        # It says the same of a full disk as of a graph that it cannot write down.
+        if engine.exists():
+            _check_room(engine)
+        raise
     return EngineFindings(layers=_count_nodes(engine))
 
 
+def _check_room(file: Path) -> None:
+    """Write a little more at the end of a file.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with file.open("ab") as end:
+        end.write(bytes(_BLOCK))
+
+
 def _ready(graph: Path) -> Path | bytes:
-    import onnx  # only building needs it
-    from google.protobuf.message import DecodeError
-
+    # Only building needs them.
     from ffnet_deploy.graph.integers import in_fast_operators
+    from ffnet_deploy.graph.loading import load_graph
 
-    try:
-        model = onnx.load(graph)
-    except DecodeError:
-        return graph  # ONNX Runtime says what is wrong with it
+    model = load_graph(graph)
     integers = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     return in_fast_operators(model).SerializeToString() if integers else graph
 
 
 def _count_nodes(path: Path) -> dict[str, int]:
-    import onnx
+    from ffnet_deploy.graph.loading import parsed
 
-    return dict(Counter(node.op_type for node in onnx.load(path).graph.node).most_common())
+    return dict(Counter(node.op_type for node in parsed(path).graph.node).most_common())
 
 
 @cache
@@ -161,12 +185,30 @@ def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceS
     source = str(model) if isinstance(model, Path) else model
     try:
         return ort.InferenceSession(
-            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_INEXACT)
+            source,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(_INEXACT),
+            # A second try would print, and would forget which optimisers are disabled.
+            enable_fallback=0,
         )
     except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
-        first = str(error).splitlines()[0]
+        _check_memory(_named(model), error)
         raise EngineError(
-            f"{_named(model)} is refused by ONNX Runtime {ort.__version__} ({first}). Export it again."
+            f"{_named(model)} is refused by ONNX Runtime {ort.__version__} ({_first(error)}). Export it again."
+        ) from error
+
+
+def _first(error: Exception) -> str:
+    return _ITS_SOURCE.sub("", reason(error))
+
+
+def _check_memory(graph: str, error: Exception) -> None:
+    """Raise an error that says so if memory was what ONNX Runtime lacked."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        raise EngineError(
+            f"{graph} needs more memory than ONNX Runtime {ort.__version__} could get. Free some, or use a graph with "
+            "a smaller batch or size."
         ) from error
 
 
@@ -180,16 +222,17 @@ def _told(graph: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
-        first = str(error).splitlines()[0]
+        _check_memory(graph, error)
         raise EngineError(
-            f"{graph} fails in ONNX Runtime {ort.__version__} ({first}). Report this with the graph."
+            f"{graph} fails in ONNX Runtime {ort.__version__} ({_first(error)}). Report this with the graph."
         ) from error
 
 
 def _tensor(node: ort.NodeArg) -> TensorSpec:
     # A symbolic batch has a name in place of a number.
     shape = tuple(side if isinstance(side, int) else None for side in node.shape)
-    return TensorSpec(node.name, shape, _DTYPES[node.type])
+    # No feed of ours fits another type, and the check of feeds names it.
+    return TensorSpec(node.name, shape, _DTYPES.get(node.type, node.type))
 
 
 def integer_product(side: int, threads: int) -> Callable[[], object]:

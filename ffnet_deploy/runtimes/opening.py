@@ -78,13 +78,12 @@ def open_pytorch(rung: Rung, threads: int, device: int | None) -> PyTorchRunner:
 
 def as_run(rung: Rung) -> onnx.ModelProto:
     """The FP32 graph by which a rung of runtime ``onnx`` is computed."""
-    import onnx
-
     from ffnet_deploy.graph.fp16 import rounded
+    from ffnet_deploy.graph.loading import load_graph
 
     assert rung.runtime == EMULATED
     assert rung.path is not None
-    model = onnx.load(rung.path)
+    model = load_graph(rung.path)
     # The exported graph has nothing to round.
     return model if rung.precision == "fp32" else rounded(model)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ffnet_deploy.runtimes.runner import Feeds
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Turn PyTorch's ways of saying that it gets no memory into an error of ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise EngineError(
+                "PyTorch needs more memory than it could get. Free some, or use a smaller batch or size."
+            ) from error
+        raise
 
 
 class PyTorchRunner:
@@ -91,6 +105,7 @@ class PyTorchRunner:
             return TensorSpec("labels", logits[:1], "int64")
         return TensorSpec("labels", (logits[0], *self._hw), "uint8")
 
+    @_memory_told()
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         check_feeds(feeds, self.inputs)
         with torch.inference_mode():
@@ -108,6 +123,7 @@ class PyTorchRunner:
             self.spans["download"].append((time.perf_counter_ns() - computed) / 1e6)
         return {self.outputs[0].name: result}
 
+    @_memory_told()
     def inner(self, feeds: Feeds, wanted: Collection[str]) -> dict[str, np.ndarray]:
         """Compute once and give inner tensors, float32, by the names that export gives to the graph's nodes.
 
@@ -128,6 +144,7 @@ class PyTorchRunner:
             )
         return tensors.found
 
+    @_memory_told()
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         for feed in feeds:
             check_feeds(feed, self.inputs)
@@ -172,7 +189,9 @@ class PyTorchRunner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+        # After an error of the GPU this fails too, and would hide it.
+        with suppress(RuntimeError) if error else nullcontext():
+            self.close()
 
 
 def normalised(image: torch.Tensor) -> torch.Tensor:

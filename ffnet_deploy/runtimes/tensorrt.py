@@ -10,7 +10,9 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ffnet_deploy.artifacts.values import EngineFindings, EngineOptions
 from ffnet_deploy.artifacts.writing import write_bytes
-from ffnet_deploy.errors import EngineError, UsageError, needs
-from ffnet_deploy.foreign import load_json
+from ffnet_deploy.errors import EngineError, FFNetDeployError, UsageError, needs
+from ffnet_deploy.foreign import load_json, reason
 from ffnet_deploy.runtimes.engine_layers import NODE, LayerTime, parse_log, summary
 from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds
 
@@ -37,6 +39,21 @@ _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 def _load(runtime: TensorRTKind) -> Any:  # noqa: ANN401 - a module without types
     with needs(_MODULES[runtime]):
         return import_module(_MODULES[runtime])
+
+
+@contextmanager
+def _told(what: str, step: str) -> Iterator[None]:
+    """Turn what TensorRT's, Polygraphy's or torch's bindings raise in the block into an error of ours.
+
+    Raises:
+        EngineError: it names what was done, and the next step.
+    """
+    try:
+        yield
+    except (FFNetDeployError, OSError, MemoryError):
+        raise
+    except Exception as error:  # untyped
+        raise EngineError(f"{what} ({type(error).__name__}: {reason(error)}). {step}") from error
 
 
 class TensorRTBuilder:
@@ -72,14 +89,19 @@ class TensorRTBuilder:
 
         Raises:
             EngineError: the parser or the builder refuses the graph.
+            OSError: the engine cannot be written.
         """
         self._messages.clear()
+        with _told(f"{self._runtime} {self.version} could not build {graph.name}", "Report this."):
+            self._write_plan(graph, engine, options or EngineOptions())
+        return summary(parse_log(self._messages), macs)
+
+    def _write_plan(self, graph: Path, engine: Path, options: EngineOptions) -> None:
         builder = self._trt.Builder(self._logger)
         flag = getattr(self._trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         # By the flag's name: its number has changed between versions.
         network = builder.create_network(0 if flag is None else 1 << int(flag))
         self._parse(graph, network)
-        options = options or EngineOptions()
         cache = self._timing_cache(engine, options)
         config = self._config(builder, network, options, cache)
         plan = builder.build_serialized_network(network, config)
@@ -90,7 +112,6 @@ class TensorRTBuilder:
             file.write(memoryview(plan))
         if cache:
             write_bytes(cache, bytes(config.get_timing_cache().serialize()))
-        return summary(parse_log(self._messages), macs)
 
     @property
     def version(self) -> str:
@@ -221,9 +242,14 @@ class TensorRTRunner:
             MissingDependencyError: the runtime or a GPU is absent.
             EngineError: the engine was built by another version or for another GPU.
         """
+        self._trt = _load(runtime)
+        self._told = partial(_told, f"{engine} fails on GPU {device}", "Free the GPU's memory, or build it again.")
+        with self._told():
+            self._open(runtime, engine, device)
+
+    def _open(self, runtime: TensorRTKind, engine: Path, device: int) -> None:
         from ffnet_deploy.runtimes import cuda
 
-        self._trt = _load(runtime)
         self._cuda = cuda.open_device(device)
         runtime_object = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))
         self._engine = runtime_object.deserialize_cuda_engine(engine.read_bytes())
@@ -272,19 +298,21 @@ class TensorRTRunner:
         return TensorSpec(name, shape, dtype.__name__)
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        self._upload(feeds)
-        self._enqueue()
-        self._cuda.wait()
-        start = time.perf_counter_ns()
-        outputs = {spec.name: self._buffers[spec.name].download() for spec in self.outputs}
-        self._keep("download", start)
+        with self._told():
+            self._upload(feeds)
+            self._enqueue()
+            self._cuda.wait()
+            start = time.perf_counter_ns()
+            outputs = {spec.name: self._buffers[spec.name].download() for spec in self.outputs}
+            self._keep("download", start)
         return outputs
 
     def latencies(self, feeds: Sequence[Feeds], iters: int) -> list[float]:
         samples = []
-        for feed in itertools.islice(itertools.cycle(feeds), iters):
-            self._upload(feed)
-            samples.append(self._cuda.milliseconds(self._enqueue))
+        with self._told():
+            for feed in itertools.islice(itertools.cycle(feeds), iters):
+                self._upload(feed)
+                samples.append(self._cuda.milliseconds(self._enqueue))
         return samples
 
     def profile(self, feeds: Sequence[Feeds], runs: int) -> list[LayerTime]:
@@ -322,7 +350,7 @@ class TensorRTRunner:
     def _enqueue(self) -> None:
         start = time.perf_counter_ns()
         if not self._context.execute_async_v3(self._cuda.stream):
-            raise EngineError("TensorRT could not enqueue the engine. Is the GPU's memory free?")
+            raise EngineError("TensorRT could not enqueue the engine. Free the GPU's memory, or build it again.")
         self._keep("enqueue", start)
 
     def close(self) -> None:
@@ -335,4 +363,6 @@ class TensorRTRunner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+        # After an error of the GPU closing fails too, and would hide it.
+        with suppress(Exception) if error else nullcontext():
+            self.close()

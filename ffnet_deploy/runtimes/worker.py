@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     Feeds = Mapping[str, np.ndarray]
 
 
+_EXPECTED = (FFNetDeployError, OSError, MemoryError)
+"""Errors that come through as they are: ours, and what the system refuses. All others are bugs."""
+
+
 @runtime_checkable
 class ReportsProgress(Protocol):
     """An object whose long calls tell how far they are: (what, done, total or None)."""
@@ -54,7 +58,7 @@ class Worker:
         self._receive()
 
     def call(self, method: str, *args: object) -> Any:  # noqa: ANN401 - whatever the method returns
-        """Call a method there and wait for its result; our own errors come through as they are."""
+        """Call a method there and wait for its result; expected errors come through as they are."""
         # A worker killed since the last call cannot be sent anything; receiving tells how it ended.
         with suppress(ConnectionError):
             self._conn.send((method, args))
@@ -75,7 +79,7 @@ class Worker:
             raise EngineError(f"The process of {self._what} {how}. {hint} run the command again.") from error
         if kind == "error":
             self.close()
-            if isinstance(value, FFNetDeployError):
+            if isinstance(value, _EXPECTED):
                 raise value
             raise RuntimeError(f"in the process of {self._what}:\n{value}")
         return value
@@ -115,7 +119,7 @@ def _serve(conn: Connection, make: Callable[..., Any], args: tuple[object, ...])
             conn.send(("ok", value))
         except (EOFError, ConnectionError):
             return
-        except FFNetDeployError as error:
+        except _EXPECTED as error:
             conn.send(("error", error))
             return
         except Exception:  # noqa: BLE001 - a bug: its traceback travels to the parent

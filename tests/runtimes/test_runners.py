@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from support.fakes import SMALL, SMALL_SHAPE, FakeRunner, street_feeds
 
 from ffnet_deploy.artifacts.values import EngineFindings
-from ffnet_deploy.errors import EngineError, MissingDependencyError
+from ffnet_deploy.errors import ArtifactError, EngineError, MissingDependencyError
 from ffnet_deploy.runtimes.onnxruntime import OnnxRuntimeRunner, build
 from ffnet_deploy.runtimes.pytorch import PyTorchRunner
 from ffnet_deploy.runtimes.runner import TensorSpec, check_feeds
@@ -159,7 +159,7 @@ def test_an_onnx_runtime_engine_is_the_optimised_graph(
 
 def test_onnx_runtime_builds_nothing_of_what_is_no_graph(tmp_path: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(b"no graph")
-    with pytest.raises(EngineError, match="refused by ONNX Runtime"):
+    with pytest.raises(ArtifactError, match=r"graph\.onnx is no ONNX graph"):
         build(tmp_path / "graph.onnx", tmp_path / "engine.onnx")
     assert not (tmp_path / "engine.onnx").exists()
 
@@ -181,6 +181,19 @@ def test_pytorch_runs_the_module(feeds: list[Feeds]) -> None:
         assert all(0.1 < sample < 60_000 for sample in samples)
         with pytest.raises(EngineError, match="was needed"):
             runner({"image": feeds[0]["image"].astype(np.float64)})
+
+
+def test_pytorch_without_memory_is_an_error_of_one_line() -> None:
+    class Large(torch.nn.Module):
+        def forward(self, _image: torch.Tensor) -> torch.Tensor:
+            return torch.empty(1 << 50)
+
+    image = np.zeros((1, 3, 2, 2), np.float32)
+    with (
+        PyTorchRunner(Large(), (1, 3, 2, 2), threads=1, out=(1, 2)) as runner,
+        pytest.raises(EngineError, match=r"^PyTorch needs more memory than it could get\. Free some"),
+    ):
+        runner({"image": image})
 
 
 def test_pytorch_says_that_it_sees_no_device(monkeypatch: pytest.MonkeyPatch) -> None:

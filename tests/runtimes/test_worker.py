@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -51,6 +52,14 @@ def test_a_worker_computes_in_another_process_and_ends_with_its_block() -> None:
 def test_our_errors_come_through_as_they_are() -> None:
     with pytest.raises(DataError, match=r"^The set is not complete\. Copy it again\.$"), Worker("it", Chore) as worker:
         worker.call("refuse")
+
+
+def test_what_the_system_refuses_comes_through_as_it_is() -> None:
+    with pytest.raises(OSError, match="No space left on device: '/full'") as caught, Worker("it", Chore) as worker:
+        worker.call("fill", "/full")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/full")
+    with pytest.raises(MemoryError), Worker("it", Chore) as worker:
+        worker.call("want_too_much")
 
 
 def test_an_error_while_making_the_object_comes_through(tmp_path: Path) -> None:

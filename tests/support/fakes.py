@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -82,6 +83,12 @@ class Chore:
 
     def refuse(self) -> NoReturn:
         raise DataError("The set is not complete. Copy it again.")
+
+    def fill(self, path: str) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    def want_too_much(self) -> NoReturn:
+        raise MemoryError
 
     def stumble(self) -> NoReturn:
         raise ZeroDivisionError("a bug of ours")

@@ -63,7 +63,7 @@ def head() -> onnx.ModelProto:
 
 def of(model: onnx.ModelProto, magnitude: float = 4.0, **others: float) -> dict[str, Limits]:
     """Ranges of everything, ReLU's outputs from 0 on."""
-    relus = {node.output[0] for node in model.graph.node if node.op_type in ("Relu", "Resize", "Concat")}
+    relus = {node.output[0] for node in model.graph.node if node.op_type in ("Relu", "Resize", "Gather", "Concat")}
     found = {}
     for node in model.graph.node:
         for name in node.output:
