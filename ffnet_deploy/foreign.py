@@ -28,17 +28,28 @@ def _escaped(character: str) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else character.encode("unicode_escape").decode()
 
 
-def load_json(text: bytes | str) -> Any:  # noqa: ANN401 - what JSON holds
+def load_json(text: bytes | str, *, unique_keys: bool = False) -> Any:  # noqa: ANN401 - what JSON holds
     """Any JSON value.
+
+    Args:
+        text: JSON.
+        unique_keys: refuse an object that has a key twice; else the later one counts.
 
     Raises:
         ValueError: no JSON, nested too deeply, or with NaN or infinite numbers; the message is one line.
     """
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"it has the number {constant}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("it has a key twice")
+    return values

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 
+from ffnet_deploy.artifacts.sealing import sealed, unsealed
 from ffnet_deploy.artifacts.writing import write_json
 from ffnet_deploy.errors import ArtifactError, UnknownModelError, WeightsError
-from ffnet_deploy.foreign import load_json
 from ffnet_deploy.zoo import archive as unpacking
 from ffnet_deploy.zoo.archive import CHUNK, ELSEWHERE, ENDING, Fetched, install, is_state_dict, read_pieces, unpack
 from ffnet_deploy.zoo.checksums import check_recorded, recorded
@@ -148,7 +148,7 @@ class _Download:
 
     def kept(self) -> _Kept:
         try:
-            note = load_json(self.note.read_bytes())
+            note = unsealed(self.note.read_bytes())
             if note["url"] == self.url and note["version"]:
                 return _Kept(self.part.stat().st_size, note["version"], note["total"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -210,7 +210,7 @@ def _attempt(job: _Download, progress: Callable[[FetchProgress], None]) -> None:
         with _writable(job.part), job.part.open("ab" if start else "wb") as file:
             if not start:
                 # After the old bytes are gone, before the first new one: a note never vouches for other bytes.
-                write_json(job.note, {"url": job.url, "version": version, "total": total})
+                write_json(job.note, sealed({"url": job.url, "version": version, "total": total}))
             done = start
             most = unpacking.TOTAL_LIMIT if total is None else total
             for chunk in _body(response):
