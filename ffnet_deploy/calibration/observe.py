@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -80,10 +81,13 @@ def histograms_of(
     progress: Progress,
 ) -> tuple[dict[str, Histogram], int]:
     """Histograms over all images, and how many of the images an interrupted run had already seen."""
+    from ffnet_deploy.graph.facts import shapes
     from ffnet_deploy.graph.qdq import watched
 
     names = watched(model)
-    histograms, resumed = state.load(names, len(images.names))
+    known = shapes(model)
+    each = {name: math.prod(known[name][1:]) for name in names}
+    histograms, resumed = state.load(each, len(images.names))
     saved = time.monotonic()
     progress("calibrating", resumed, len(images.names))
     for done, seen, tensors in _walks(model, names, graph, images, resumed, budget):
@@ -172,24 +176,24 @@ class CalibrationState:
         )
         write_bytes(self.path, json_text(sealed(asdict(head))).encode() + b"\n" + body)
 
-    def load(self, names: Sequence[str], images: int) -> tuple[dict[str, Histogram], int]:
+    def load(self, values: Mapping[str, int], images: int) -> tuple[dict[str, Histogram], int]:
         """Histograms of the same calibration and how many images they have seen; empty ones otherwise.
 
         Args:
-            names: of the tensors.
+            values: how many values each tensor has for an image, by name.
             images: how many there are in all.
         """
         from ffnet_deploy.calibration.histograms import Histogram
 
         try:
-            head, body = self._parts(len(names))
+            head, body = self._parts(len(values))
             if head.key == self.key:
-                return _histograms(names, head, body, images), head.done
+                return _histograms(values, head, body, images), head.done
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
             self.tell(f"{self.path} is damaged ({error}): what an interrupted calibration had seen is looked at again")
-        return {name: Histogram() for name in names}, 0
+        return {name: Histogram() for name in values}, 0
 
     def _parts(self, tensors: int) -> tuple[_Head, bytes]:
         from ffnet_deploy.calibration.histograms import BINS
@@ -205,7 +209,7 @@ class CalibrationState:
         return head, body
 
 
-def _histograms(names: Sequence[str], head: _Head, body: bytes, images: int) -> dict[str, Histogram]:
+def _histograms(values: Mapping[str, int], head: _Head, body: bytes, images: int) -> dict[str, Histogram]:
     """What the file says.
 
     Raises:
@@ -216,15 +220,15 @@ def _histograms(names: Sequence[str], head: _Head, body: bytes, images: int) -> 
     from ffnet_deploy.calibration.histograms import Histogram
 
     total = sum(head.bins)
-    if not len(names) == len(head.bins) == len(head.ends) or len(body) != total * _BYTES or head.done >= images:
+    if not len(values) == len(head.bins) == len(head.ends) or len(body) != total * _BYTES or head.done >= images:
         raise ValueError("it is of other tensors or images")
     at = np.cumsum(head.bins)[:-1]
     bins = np.split(np.frombuffer(body, _BIN, total), at)
     counts = np.split(np.frombuffer(body, _COUNT, total, total * 4), at)
     found = {
         name: Histogram.of(one, many, *ends)
-        for name, one, many, ends in zip(names, bins, counts, head.ends, strict=True)
+        for name, one, many, ends in zip(values, bins, counts, head.ends, strict=True)
     }
-    if any(histogram.total % head.done for histogram in found.values()):
+    if any(histogram.total != head.done * values[name] for name, histogram in found.items()):
         raise ValueError(f"its counts are not those of {head.done} images")
     return found
