@@ -137,7 +137,7 @@ def partial_path(path: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class _FirstLine:
     """The first line of the file: sealed JSON. All bins follow it, and then all counts, as bytes."""
 
     key: str
@@ -167,7 +167,7 @@ class CalibrationState:
         bins = [np.flatnonzero(histogram.counts) for histogram in histograms.values()]
         counts = [histogram.counts[some] for some, histogram in zip(bins, histograms.values(), strict=True)]
         body = np.concatenate(bins).astype(_BIN).tobytes() + np.concatenate(counts).astype(_COUNT).tobytes()
-        head = _Head(
+        head = _FirstLine(
             self.key,
             done,
             tuple(map(len, bins)),
@@ -195,7 +195,7 @@ class CalibrationState:
             self.tell(f"{self.path} is damaged ({error}): what an interrupted calibration had seen is looked at again")
         return {name: Histogram() for name in values}, 0
 
-    def _parts(self, tensors: int) -> tuple[_Head, bytes]:
+    def _parts(self, tensors: int) -> tuple[_FirstLine, bytes]:
         from ffnet_deploy.calibration.histograms import BINS
 
         most = _LONGEST_HEAD + tensors * BINS * _BYTES
@@ -203,13 +203,13 @@ class CalibrationState:
         if size > most or not self.path.is_file():
             raise ValueError(f"it has {size} bytes, and {most} are the most")
         first, _, body = self.path.read_bytes().partition(b"\n")
-        head = parse_sealed(_Head, first)
+        head = parse_sealed(_FirstLine, first)
         if hashlib.sha256(body).hexdigest() != head.sha256:
             raise ValueError("it was changed since it was written: its checksum does not fit")
         return head, body
 
 
-def _histograms(values: Mapping[str, int], head: _Head, body: bytes, images: int) -> dict[str, Histogram]:
+def _histograms(values: Mapping[str, int], head: _FirstLine, body: bytes, images: int) -> dict[str, Histogram]:
     """What the file says.
 
     Raises:

@@ -156,15 +156,9 @@ class Session:
             rungs=rungs,
             tools=self._tools,
         )
-
-        def parse(text: bytes) -> Image:
-            image = task.parse(text)
-            check_image(image.facts(), rungs, protocol)
-            return image
-
         folder, resume = self._graph.workspace.engines / "unfinished", self._options.resume
         started = time.monotonic()
-        with Journal(folder, asdict(key), parse, resume=resume, current=current) as journal:
+        with Journal(folder, asdict(key), _reader(task, rungs, protocol), resume=resume, current=current) as journal:
             self._tell_left(len(journal.left), len(samples), journal.damaged)
             told = self._telling(task.running(), list(journal.done.values()), started)
             images = run(work, samples, batch=self._graph.shape[0], lanes=self._lanes, journal=journal, told=told)
@@ -221,6 +215,19 @@ class Session:
             reference_reused=reference_reused,
             environment=describe_environment(),
         )
+
+
+def _reader(
+    task: Task[Image], rungs: Sequence[ScoredRung], protocol: SegmentationProtocol | ClassificationProtocol
+) -> Callable[[bytes], Image]:
+    """Reads a result of an interrupted run, which must be one of these rungs and this protocol."""
+
+    def parse(text: bytes) -> Image:
+        image = task.parse(text)
+        check_image(image.facts(), rungs, protocol)
+        return image
+
+    return parse
 
 
 def _lanes(threads: int, at_once: int | None) -> Lanes:

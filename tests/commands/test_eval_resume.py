@@ -113,9 +113,8 @@ def test_predictions_that_are_gone_are_made_again(run: Cli, workspace: Path, str
 
 
 def test_a_result_that_cannot_be_delivered_is_not_lost(run: Cli, workspace: Path, streets: Path) -> None:
-    # A name that only the writer refuses, when all is computed.
-    file = workspace / ("x" * 250 + ".json")
-    refused = run("eval", "cityscapes", "--root", streets, *ONE, "--json", file, "--workspace", workspace)
+    # A place that only the writer refuses, when all is computed.
+    refused = run("eval", "cityscapes", "--root", streets, *ONE, "--json", "/dev/full", "--workspace", workspace)
     assert refused.code == 3, refused
     assert len(journals(workspace)) == 1
     again = scored(run, workspace, streets, *ONE, "--resume")

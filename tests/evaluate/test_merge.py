@@ -121,7 +121,7 @@ def test_a_gate_judges_the_whole(run: Cli, made: Made, tmp_path: Path) -> None:
             for at, count in image["confusion"][-1].items():
                 truth = int(at) // 19
                 wrong[str(19 * truth + (truth + 1) % 19)] += count
-            image["confusion"][-1] = wrong
+            image["confusion"][-1], image["equal"][-1] = wrong, 0
         files.append(tmp_path / f"{i}.json")
         files[-1].write_text(rescored(values))
     refused = run("eval", "merge", *files, "--max-drop", gate, "--json", tmp_path / "merged.json")
@@ -230,7 +230,7 @@ def test_an_image_of_another_shard_twice(run: Cli, made: Made, tmp_path: Path) -
     values["images"][0] = strange
     _hashed(values)
     other = tmp_path / "other.json"
-    other.write_text(resealed(values))
+    other.write_text(rescored(values))
     refused(run("eval", "merge", made.shards[0], other, made.shards[2]), "do not hold the images of their set")
 
 
