@@ -257,7 +257,7 @@ def _check(file: CalibrationFile) -> None:
 def _check_tensor(tensor: TensorRanges, images: int) -> None:
     if tensor.low > tensor.high:
         raise ValueError(f"low {tensor.low:g} is above high {tensor.high:g}")
-    if max(tensor.magnitude, *tensor.channels) > _LARGEST:
+    if max((tensor.magnitude, *tensor.channels)) > _LARGEST:
         raise ValueError(f"{tensor.magnitude:g} is no float32")
     if tensor.values % images:
         raise ValueError(f"{tensor.values} values are not those of {images} images")

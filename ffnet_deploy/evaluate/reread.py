@@ -23,6 +23,7 @@ from ffnet_deploy.evaluate.result import (
     SetPart,
     check_image,
 )
+from ffnet_deploy.runtimes.rung import REFERENCE
 
 _DRAWN = "drop_interval"
 """Resampled by NumPy: another version of it may draw other images."""
@@ -108,7 +109,7 @@ def _check_rungs(file: EvaluationFile) -> None:
         raise ValueError("a rung is there twice")
     first = [(file.rungs[0].rung, way) for way in ways] if file.rungs else []
     in_order = first and len(set(first)) == len(first) and rungs[: len(first)] == first
-    if not in_order or any(way not in ways for _, way in rungs):
+    if not in_order or rungs[0][0] != f"{REFERENCE} fp32" or any(way not in ways for _, way in rungs):
         raise ValueError("its rungs are not those of its protocol, the reference first")
 
 

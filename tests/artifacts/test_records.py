@@ -313,7 +313,7 @@ FORGED: tuple[tuple[str, str, object], ...] = (
     ("full graph", "weights.sha256", "0" * 64),
     ("engine", "runtime", "tensorrt"),
     ("engine", "exported.sha256", "0" * 64),
-    ("engine", "found.share.fp16", 1.0),
+    ("engine", "found.bytes_between_layers", 5),
     ("weights", "recipe", "another"),
     ("weights", "later", "a field that we do not know"),
 )

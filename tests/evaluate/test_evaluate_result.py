@@ -240,6 +240,7 @@ FORGED: dict[str, Change] = {
     **{f"no {name}": of_rung(3, **{name: None}) for name in PERCENT},
     "reference's miou": of_rung(0, miou=1.0),
     "miou of true": of_rung(3, miou=True),
+    "name of the reference": lambda v: [rung.update(rung="onnx fp32") for rung in v["rungs"][:2]],
     "drop": of_rung(3, drop=0.0),
     "drop of the reference": of_rung(0, drop=1.0),
     "interval": of_rung(3, drop_interval={"low": -0.1, "high": 0.1}),
