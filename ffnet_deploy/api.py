@@ -20,7 +20,7 @@ from ffnet_deploy.bench.compare import compare
 from ffnet_deploy.bench.options import BenchOptions
 from ffnet_deploy.bench.result import read_benchmark
 from ffnet_deploy.evaluate.merge import merge
-from ffnet_deploy.evaluate.result import read_evaluation
+from ffnet_deploy.evaluate.reread import read_evaluation
 from ffnet_deploy.evaluate.session import EvalOptions
 from ffnet_deploy.pipeline.bench import bench
 from ffnet_deploy.pipeline.build import BuildOptions, build

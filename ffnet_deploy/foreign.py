@@ -34,14 +34,18 @@ def whole_number(text: str) -> int | None:
     return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
 
 
-def load_json(text: bytes | str) -> Any:  # noqa: ANN401 - what JSON holds
+def load_json(text: bytes | str, *, unique_keys: bool = False) -> Any:  # noqa: ANN401 - what JSON holds
     """Any JSON value.
+
+    Args:
+        text: JSON.
+        unique_keys: refuse an object that has a key twice; else the later one counts.
 
     Raises:
         ValueError: no JSON, nested too deeply, or with NaN or infinite numbers; the message is one line.
     """
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique if unique_keys else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -53,3 +57,10 @@ def _refuse(constant: str) -> NoReturn:
 def reason(error: BaseException) -> str:
     """What an exception of another library says, in one line: the first that is not empty, else what it is called."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("it has a key twice")
+    return values

@@ -81,6 +81,7 @@ LIGHT = (
     "bench.profiled",
     "evaluate.protocols",
     "evaluate.result",
+    "evaluate.reread",
     "evaluate.tasks",
     "evaluate.outcome",
     "evaluate.session",

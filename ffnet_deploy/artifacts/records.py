@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ffnet_deploy.artifacts.reading import parse, schema_of
+from ffnet_deploy.artifacts.sealing import parse_sealed, sealed
 from ffnet_deploy.artifacts.values import (
     Count,
     EngineFindings,
@@ -29,7 +30,7 @@ from ffnet_deploy.artifacts.values import (
 from ffnet_deploy.artifacts.writing import replacing, sha256_of, write_json
 from ffnet_deploy.errors import ArtifactError
 
-RECORD_SCHEMA = 2
+RECORD_SCHEMA = 3
 """Version of the records' layout; a record of another version is refused with the command that renews it."""
 
 
@@ -184,7 +185,7 @@ def save_record(path: Path, record: AnyRecord) -> None:
     Call this inside the ``replacing`` block of the file itself. The lock then covers both. A kill between the two
     leaves a record that does not fit its file, and no command accepts that.
     """
-    write_json(record_path(path), asdict(record))
+    write_json(record_path(path), sealed(asdict(record)))
 
 
 def keep(path: Path, data: bytes, record: Callable[[str, int], R]) -> R:
@@ -240,7 +241,7 @@ def read_record(path: Path, *, remedy: str) -> AnyRecord:
         schema, _ = schema_of(text)
         if schema != RECORD_SCHEMA:
             raise ArtifactError(f"{path} was made by another version of ffnet-deploy. Run: {remedy}")
-        return parse(_KINDS[parse(_Kind, text).kind], text)
+        return parse_sealed(_KINDS[parse(_Kind, text).kind], text)
     except FileNotFoundError:
         raise ArtifactError(f"{path} has no record beside it, so it may be half-made. Run: {remedy}") from None
     except OSError as error:

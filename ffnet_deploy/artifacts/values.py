@@ -19,8 +19,9 @@ NotNegative = Annotated[float, Ge(0), Predicate(math.isfinite)]
 Share = Annotated[float, Ge(0), Le(1)]
 """0..1."""
 Percent = Annotated[float, Ge(0), Le(100 + 1e-9)]
-Count = Annotated[int, Ge(0)]
-Size = Annotated[int, Gt(0)]
+Count = Annotated[int, Ge(0), Le(2**53)]
+Size = Annotated[int, Gt(0), Le(2**53)]
+"""Up to what every reader of JSON takes for a whole number; sums of some stay within 64 bits."""
 
 Io = Literal["fp32", "fp16"]
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]
@@ -91,9 +92,9 @@ class EngineOptions:
     """Every target that TensorRT-RTX knows."""
     tf32: bool = False
     """Let FP32 convolutions round to TF32: faster, but no longer true FP32."""
-    level: int | None = None
+    level: Count | None = None
     """TensorRT's optimisation level, 0 to 5."""
-    workspace_mb: int | None = None
+    workspace_mb: Count | None = None
     """Scratch memory that TensorRT's tactics may use, MiB."""
     timing_cache: bool = False
     """Keep TensorRT's kernel timings for the next build, one file for each device and version."""
@@ -119,7 +120,7 @@ class GraphOptions:
 
     shape: Shape
     """(N, 3, H, W) of the network's input; N is 1 if the graph takes any batch."""
-    opset: int
+    opset: Size
     contract: tuple[Size, Size]
     """(H, W) that the published model takes."""
     dynamic_batch: bool = False

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ffnet_deploy.errors import ArtifactError
+from ffnet_deploy.foreign import shown
 
 _CHUNK = 1 << 20
+_TEMPORARY = ".ffnet-part"
+"""The ending of temporary files. No other program's are called like that: those of killed processes may be deleted."""
+_LONGEST_NAME = 255 - len(_TEMPORARY) - 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def sha256_of(path: Path) -> str:
@@ -33,15 +40,18 @@ def hash_json(value: object) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; sync it and rename it into place when the block ends well.
 
-    The temporary file is locked while it is written. What a killed process left of it is overwritten.
+    The temporary file is a new one, whatever lies under its name, and it is locked while it is written. What killed
+    processes have left in the folder is deleted first; what another process writes at this moment stays. A link at
+    ``path`` itself is replaced, and the file that it leads to stays as it is.
 
     Raises:
         ArtifactError: the folder cannot be written, the disk is full, or another process writes the same file.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _locked(part)
+        _sweep(path.parent)
+        handle = _created(part)
     except BlockingIOError as error:
         raise ArtifactError(f"{path} is being written by another process. Wait for it, then run this again.") from error
     except OSError as error:
@@ -49,8 +59,9 @@ def replacing(path: Path) -> Iterator[Path]:
     renamed = False
     try:
         yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        if not is_at(handle, part):
+            raise FileNotFoundError(errno.ENOENT, f"another program took {part.name} away")
+        os.fsync(handle)
         part.replace(path)
         renamed = True
         _sync_folder(path.parent)
@@ -60,7 +71,7 @@ def replacing(path: Path) -> Iterator[Path]:
         # What goes wrong here would hide why the block ended.
         with suppress(OSError):
             # Once renamed, the temporary name may already be the next writer's.
-            if not renamed:
+            if not renamed and is_at(handle, part):
                 part.unlink(missing_ok=True)
         with suppress(OSError):
             os.close(handle)
@@ -87,25 +98,86 @@ def alone(lock: Path, *, wait: bool = False) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked(part: Path, *, wait: bool = False) -> int:
-    """Open and lock a temporary file; the lock goes with the process that holds it, however that ends."""
+def _locked(lock: Path, *, wait: bool) -> int:
+    """Open and lock a file; the lock goes with the process that holds it, however that ends."""
     while True:
-        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between our two calls its owner may have renamed it: then this is no temporary file any more.
-            if _is_at(part, handle):
-                os.ftruncate(handle, 0)
-                return handle
         except OSError:
             os.close(handle)
             raise
+        # Between our two calls its owner may have removed it.
+        if is_at(handle, lock):
+            return handle
         os.close(handle)
 
 
-def _is_at(path: Path, handle: int) -> bool:
+def _temporary(path: Path) -> Path:
+    """One name for each file, so that two writers of one file meet."""
+    name = os.fsencode(path.name)
+    stem = path.name if len(name) <= _LONGEST_NAME else hashlib.sha256(name).hexdigest()
+    return path.with_name(f".{stem}{_TEMPORARY}")
+
+
+def _created(part: Path) -> int:
+    """A new temporary file, open and locked; the lock goes with the process that holds it, however that ends.
+
+    Whoever deletes such a file holds its lock, and has seen that the name still leads to it.
+    """
+    while True:
+        try:
+            handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        except FileExistsError:
+            if not _deleted(part):
+                raise BlockingIOError(errno.EAGAIN, "it is locked") from None
+            continue
+        # Until it is locked, another writer may take it for one that was left, and delete it.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if is_at(handle, part):
+            return handle
+        os.close(handle)
+
+
+def _deleted(part: Path) -> bool:
+    """Delete a temporary file unless a living process holds it. A link is deleted, never followed.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
+        handle = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        part.unlink(missing_ok=True)
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_at(handle, part):
+            part.unlink()
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(handle)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the temporary files of killed processes, whichever file they were for."""
+    for left in folder.glob(f".*{_TEMPORARY}"):
+        # What cannot be deleted is in nobody's way, or is met again at once.
+        with suppress(OSError):
+            _deleted(left)
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Whether a name leads to an open file, and by no link."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
     except FileNotFoundError:
         return False
 
@@ -131,6 +203,27 @@ def write_bytes(path: Path, data: bytes) -> None:
         part.write_bytes(data)
 
 
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON that every reader takes: no NaN, and bytes of names that are no UTF-8 as ``shown`` makes them.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    text = json.dumps(value, indent=indent, allow_nan=False)
+    if "\\ud" not in text:
+        return text
+    # Half of a pair of surrogates: Python's stand-in for such a byte, and no text to other readers.
+    return json.dumps(_without_surrogates(value), indent=indent, allow_nan=False)
+
+
+def _without_surrogates(value: object) -> object:
+    if isinstance(value, str):
+        return _SURROGATE.sub(lambda found: shown(found[0]), value)
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(inner) for key, inner in value.items()}
+    return [_without_surrogates(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_bytes(path, f"{json_text(value, indent=2)}\n".encode())

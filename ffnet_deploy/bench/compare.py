@@ -6,15 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ffnet_deploy.artifacts.records import now
 from ffnet_deploy.artifacts.values import Interval
 from ffnet_deploy.bench.result import BENCH_SCHEMA, BenchmarkFile, Doubt, RungLatency, RungStarts, read_benchmark
 from ffnet_deploy.errors import FFNetDeployError, GateError, UsageError, facts_of_error
-
-if TYPE_CHECKING:
-    from ffnet_deploy.bench.samples import Turn
 
 _NOT_SETTINGS = ("environment.load_average",)
 
@@ -136,39 +133,19 @@ def _warnings(file: str, doubts: tuple[Doubt, ...]) -> list[Warned]:
 
 
 def _compared(file: BenchmarkFile, before: RungLatency | RungStarts, after: RungLatency | RungStarts) -> ComparedRung:
-    from ffnet_deploy.bench.samples import seconds_each, speed_up
+    """One rung of both, from the samples: a derived figure in a file is never believed."""
+    from ffnet_deploy.bench.derived import cost_of, turns_of
+    from ffnet_deploy.bench.samples import speed_up
 
     by_wall_clock = file.mode == "throughput"
+    costs = cost_of(before, file.mode), cost_of(after, file.mode)
     interval = None
     if isinstance(before, RungLatency) and isinstance(after, RungLatency):
-        turns = _turns(before), _turns(after)
         # A slow-down is how many times as fast the first is.
-        interval = speed_up(turns[1], turns[0], by_wall_clock=by_wall_clock, paired=False)
-    if by_wall_clock and isinstance(before, RungLatency) and isinstance(after, RungLatency):
-        figures = (file.shape[0] / seconds_each(_turns(before)), file.shape[0] / seconds_each(_turns(after)))
-        slowdown = figures[0] / figures[1]
-    else:
-        figures = (_milliseconds(before), _milliseconds(after))
-        slowdown = figures[1] / figures[0]
-    return ComparedRung(before.rung, *figures, slowdown, interval, other_file=before.sha256 != after.sha256)
-
-
-def _milliseconds(rung: RungLatency | RungStarts) -> float:
-    """The figure that is compared, from the samples: a derived figure in a file is never believed."""
-    from ffnet_deploy.bench.samples import percentile
-
-    samples = rung.samples_ms if isinstance(rung, RungLatency) else rung.phases["to_first"].samples_ms
-    return percentile(samples, 50)
-
-
-def _turns(rung: RungLatency) -> list[Turn]:
-    from ffnet_deploy.bench.samples import Turn
-
-    turns, at = [], 0
-    for turn in rung.turns:
-        turns.append(Turn(rung.samples_ms[at : at + turn.runs], turn.seconds))
-        at += turn.runs
-    return turns
+        interval = speed_up(turns_of(after), turns_of(before), by_wall_clock=by_wall_clock, paired=False)
+    figures = (file.shape[0] / costs[0], file.shape[0] / costs[1]) if by_wall_clock else costs
+    other_file = before.sha256 != after.sha256
+    return ComparedRung(before.rung, *figures, costs[1] / costs[0], interval, other_file=other_file)
 
 
 def _differences(first: BenchmarkFile, second: BenchmarkFile) -> list[Difference]:

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from ffnet_deploy.artifacts.reading import error_without_result, parse, schema_of
+from ffnet_deploy.artifacts.reading import error_without_result, schema_of
+from ffnet_deploy.artifacts.sealing import parse_sealed, sealed
 from ffnet_deploy.artifacts.values import Count, Interval, NotNegative, Positive, Shape, Size
 from ffnet_deploy.bench.options import Mode
 from ffnet_deploy.errors import ArtifactError, ErrorFacts, FFNetDeployError
@@ -17,7 +18,7 @@ from ffnet_deploy.ladder import RungFacts, SkippedRung
 from ffnet_deploy.machine.environment import Environment
 from ffnet_deploy.machine.load import Load
 
-BENCH_SCHEMA = 3
+BENCH_SCHEMA = 4
 """Version of the layout that docs/bench-json.md describes."""
 _REMEDY = "Name a file that `ffnet-deploy bench --json FILE` wrote."
 PHASES = ("import", "load", "first", "second", "to_first")
@@ -174,8 +175,8 @@ class Benchmark:
     failure: FFNetDeployError | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; docs/bench-json.md says what they mean."""
-        return asdict(self.file)
+        """Plain JSON values, sealed; docs/bench-json.md says what they mean."""
+        return sealed(asdict(self.file))
 
 
 def read_benchmark(path: Path) -> BenchmarkFile:
@@ -197,7 +198,11 @@ def read_benchmark(path: Path) -> BenchmarkFile:
     if schema != BENCH_SCHEMA:
         raise ArtifactError(f"{path} has schema {schema!r} ({BENCH_SCHEMA} was needed). Measure again.")
     try:
-        return _whole(parse(BenchmarkFile, text))
+        file = parse_sealed(BenchmarkFile, text)
+        # Imported late: it needs NumPy.
+        from ffnet_deploy.bench.derived import check_derived
+
+        check_derived(file)
     except ValueError as error:
         failed = error_without_result(text)
         if failed:
@@ -205,21 +210,4 @@ def read_benchmark(path: Path) -> BenchmarkFile:
         # A name from the file may hold line breaks.
         why = " ".join(str(error).split())
         raise ArtifactError(f"{path} is damaged, or holds no latencies ({why}). {_REMEDY}") from error
-
-
-def _whole(file: BenchmarkFile) -> BenchmarkFile:
-    """Check that what is stated twice agrees."""
-    names = [rung.rung for rung in file.rungs]
-    if len(set(names)) != len(names):
-        raise ValueError("a rung is there twice")
-    for rung in file.latencies:
-        if not rung.samples_ms or sum(turn.runs for turn in rung.turns) != len(rung.samples_ms):
-            raise ValueError(f"{rung.rung}: its turns do not fit its samples")
-    for starts in file.starts:
-        counts = {name: len(phase.samples_ms) for name, phase in starts.phases.items()}
-        if set(counts) != set(PHASES) or len(set(counts.values())) != 1 or not counts["to_first"]:
-            raise ValueError(f"{starts.rung}: its phases are not those of its starts")
-    expected = file.starts if file.mode == "cold" else file.latencies
-    if len(expected) != len(file.rungs) or not file.rungs:
-        raise ValueError(f"no figures of mode {file.mode}")
     return file

@@ -23,6 +23,8 @@ _NEGATIVE = BINS // 2
 """Bins from here on hold negative values."""
 _NOT_FINITE = 255 << (23 - _DROPPED)
 """Bins from here on, of either sign, hold infinity and NaN."""
+_MOST_COUNTED = 1 << 45
+"""In one bin: sums over all bins stay within 64 bits."""
 _CHUNK = 1 << 18
 """Values to count at a time; their bins fit into a core's cache."""
 _BINS_PER_LEVEL = 16
@@ -51,6 +53,33 @@ class Histogram:
         self.counts = np.zeros(BINS, np.int64)
         self.low = np.inf
         self.high = -np.inf
+
+    @classmethod
+    def of(cls, bins: np.ndarray, counts: np.ndarray, low: float, high: float) -> Histogram:
+        """A histogram from its occupied bins and its ends, as a file has them.
+
+        Args:
+            bins: uint32 (n,), rising.
+            counts: int64 (n,), of each of these bins.
+            low: the smallest value.
+            high: the largest value.
+
+        Raises:
+            ValueError: no values give this.
+        """
+        if not len(bins) or (np.diff(bins.astype(np.int64)) <= 0).any() or bins[-1] >= BINS:
+            raise ValueError("its bins are no bins in rising order")
+        if (bins % _NEGATIVE >= _NOT_FINITE).any() or counts.min() < 1 or counts.max() > _MOST_COUNTED:
+            raise ValueError("it has bins or counts that no values give")
+        found = cls()
+        found.counts[bins] = counts
+        found.low, found.high = low, high
+        ends = np.array([low, high], np.float32)
+        spread = found.spread()
+        exact = (ends == [low, high]).all() and np.isin(ends.view(np.uint32) >> _DROPPED, bins).all()
+        if not exact or (spread.left > spread.right).any():
+            raise ValueError(f"its values do not reach from {low:g} to {high:g}")
+        return found
 
     def add(self, values: np.ndarray, what: str) -> None:
         """Count values.

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
+import math
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ffnet_deploy.artifacts.writing import write_bytes
+from ffnet_deploy.artifacts.sealing import parse_sealed, sealed
+from ffnet_deploy.artifacts.values import Count, Finite, Size
+from ffnet_deploy.artifacts.writing import json_text, write_bytes
 from ffnet_deploy.calibration.selection import Images, batches
+from ffnet_deploy.errors import DataError
 from ffnet_deploy.graph.current import Graph
 from ffnet_deploy.machine.devices import default_threads
-from ffnet_deploy.progress import Progress
+from ffnet_deploy.progress import Progress, Tell, unheard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +32,10 @@ ACTIVATION_BUDGET = 64 << 20
 _SAVE_EVERY_S = 20.0
 _FEW_PIXELS, _FEWEST = 1 << 21, 4
 """How many images give the sizes of channels: as many as have this many pixels together, but at least this many."""
+
+_BIN, _COUNT, _BYTES = "<u4", "<i8", 12
+"""Types of a bin's number and of its count in a file, and their bytes together."""
+_LONGEST_HEAD = 1 << 20
 
 
 def sizes_of_channels(
@@ -44,6 +51,11 @@ def sizes_of_channels(
     few = images.some(max(_FEWEST, _FEW_PIXELS // (graph.shape[2] * graph.shape[3])))
     sizes: dict[str, np.ndarray] = {}
     progress("looking at channels", 0, len(few.names))
+    if all(_of_one_colour(read()) for read in few.readers):
+        raise DataError(
+            f"All {len(few.names)} images that were looked at are of one colour, first {few.names[0]} (ranges need "
+            "pictures). Name another folder with --data."
+        )
     for done, seen, tensors in _walks(model, watched(model), graph, few, 0, budget):
         for name, values in tensors:
             if not np.isfinite(values).all():
@@ -55,6 +67,11 @@ def sizes_of_channels(
     return {name: np.array([float(f"{size:.3g}") for size in found]) for name, found in sizes.items()}
 
 
+def _of_one_colour(image: np.ndarray) -> bool:
+    """Whether all pixels of a float32 (1, 3, H, W) are the same."""
+    return bool((image == image[:, :, :1, :1]).all())
+
+
 def histograms_of(
     state: CalibrationState,
     model: onnx.ModelProto,
@@ -64,10 +81,13 @@ def histograms_of(
     progress: Progress,
 ) -> tuple[dict[str, Histogram], int]:
     """Histograms over all images, and how many of the images an interrupted run had already seen."""
+    from ffnet_deploy.graph.facts import shapes
     from ffnet_deploy.graph.qdq import watched
 
     names = watched(model)
-    histograms, resumed = state.load(names)
+    known = shapes(model)
+    each = {name: math.prod(known[name][1:]) for name in names}
+    histograms, resumed = state.load(each, len(images.names))
     saved = time.monotonic()
     progress("calibrating", resumed, len(images.names))
     for done, seen, tensors in _walks(model, names, graph, images, resumed, budget):
@@ -113,7 +133,22 @@ def _walks(
 
 def partial_path(path: Path) -> Path:
     """Where an interrupted calibration leaves what it has seen."""
-    return path.with_suffix(".partial.npz")
+    return path.with_suffix(".partial")
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstLine:
+    """The first line of the file: sealed JSON. All bins follow it, and then all counts, as bytes."""
+
+    key: str
+    done: Size
+    """Images seen."""
+    bins: tuple[Count, ...]
+    """How many are occupied, by histogram."""
+    ends: tuple[tuple[Finite, Finite], ...]
+    """Smallest and largest value, by histogram."""
+    sha256: str
+    """Of what follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,35 +158,77 @@ class CalibrationState:
     path: Path
     key: str
     """Hash of all that its histograms depend on."""
+    tell: Tell = unheard
 
     def save(self, histograms: Mapping[str, Histogram], done: int) -> None:
         """Write the state whole: occupied bins alone, so a few megabytes."""
         import numpy as np
 
-        arrays: dict[str, Any] = {"key": np.array(self.key), "done": np.array(done)}
-        for i, histogram in enumerate(histograms.values()):
-            bins = np.flatnonzero(histogram.counts)
-            arrays[f"bins{i}"], arrays[f"counts{i}"] = bins.astype(np.uint32), histogram.counts[bins]
-            arrays[f"ends{i}"] = np.array([histogram.low, histogram.high])
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_bytes(self.path, buffer.getvalue())
+        bins = [np.flatnonzero(histogram.counts) for histogram in histograms.values()]
+        counts = [histogram.counts[some] for some, histogram in zip(bins, histograms.values(), strict=True)]
+        body = np.concatenate(bins).astype(_BIN).tobytes() + np.concatenate(counts).astype(_COUNT).tobytes()
+        head = _FirstLine(
+            self.key,
+            done,
+            tuple(map(len, bins)),
+            tuple((histogram.low, histogram.high) for histogram in histograms.values()),
+            hashlib.sha256(body).hexdigest(),
+        )
+        write_bytes(self.path, json_text(sealed(asdict(head))).encode() + b"\n" + body)
 
-    def load(self, names: Sequence[str]) -> tuple[dict[str, Histogram], int]:
-        """Histograms of the same calibration and how many images they have seen; empty ones otherwise."""
-        import numpy as np
+    def load(self, values: Mapping[str, int], images: int) -> tuple[dict[str, Histogram], int]:
+        """Histograms of the same calibration and how many images they have seen; empty ones otherwise.
 
+        Args:
+            values: how many values each tensor has for an image, by name.
+            images: how many there are in all.
+        """
         from ffnet_deploy.calibration.histograms import Histogram
 
-        histograms = {name: Histogram() for name in names}
         try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as state:
-                if str(state["key"]) != self.key:
-                    return histograms, 0
-                for i, histogram in enumerate(histograms.values()):
-                    histogram.counts[state[f"bins{i}"]] = state[f"counts{i}"]
-                    histogram.low, histogram.high = (float(end) for end in state[f"ends{i}"])
-                return histograms, int(state["done"])
-        except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile):
-            # Absent or damaged. Starting again only costs time.
-            return {name: Histogram() for name in names}, 0
+            head, body = self._parts(len(values))
+            if head.key == self.key:
+                return _histograms(values, head, body, images), head.done
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self.tell(f"{self.path} is damaged ({error}): what an interrupted calibration had seen is looked at again")
+        return {name: Histogram() for name in values}, 0
+
+    def _parts(self, tensors: int) -> tuple[_FirstLine, bytes]:
+        from ffnet_deploy.calibration.histograms import BINS
+
+        most = _LONGEST_HEAD + tensors * BINS * _BYTES
+        size = self.path.stat().st_size
+        if size > most or not self.path.is_file():
+            raise ValueError(f"it has {size} bytes, and {most} are the most")
+        first, _, body = self.path.read_bytes().partition(b"\n")
+        head = parse_sealed(_FirstLine, first)
+        if hashlib.sha256(body).hexdigest() != head.sha256:
+            raise ValueError("it was changed since it was written: its checksum does not fit")
+        return head, body
+
+
+def _histograms(values: Mapping[str, int], head: _FirstLine, body: bytes, images: int) -> dict[str, Histogram]:
+    """What the file says.
+
+    Raises:
+        ValueError: it fits neither these tensors nor so many images, or no values give it.
+    """
+    import numpy as np
+
+    from ffnet_deploy.calibration.histograms import Histogram
+
+    total = sum(head.bins)
+    if not len(values) == len(head.bins) == len(head.ends) or len(body) != total * _BYTES or head.done >= images:
+        raise ValueError("it is of other tensors or images")
+    at = np.cumsum(head.bins)[:-1]
+    bins = np.split(np.frombuffer(body, _BIN, total), at)
+    counts = np.split(np.frombuffer(body, _COUNT, total, total * 4), at)
+    found = {
+        name: Histogram.of(one, many, *ends)
+        for name, one, many, ends in zip(values, bins, counts, head.ends, strict=True)
+    }
+    if any(histogram.total != head.done * values[name] for name, histogram in found.items()):
+        raise ValueError(f"its counts are not those of {head.done} images")
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from annotated_types import Gt, Lt, MinLen
 
 from ffnet_deploy.artifacts.commandline import CommandLine
 from ffnet_deploy.artifacts.filenames import model_of
-from ffnet_deploy.artifacts.reading import parse, schema_of
+from ffnet_deploy.artifacts.reading import schema_of
 from ffnet_deploy.artifacts.records import AnyRecord, WeightsRecord
+from ffnet_deploy.artifacts.sealing import parse_sealed, sealed
 from ffnet_deploy.artifacts.values import Count, Finite, NotNegative, Size, SourceFile, SourceImages, SourceRanges
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.artifacts.writing import hash_json, write_json
@@ -26,8 +28,12 @@ if TYPE_CHECKING:
     from ffnet_deploy.graph.equalise import Equalised
     from ffnet_deploy.graph.ranges import Limits, Range
 
-CALIBRATION_SCHEMA = 3
+CALIBRATION_SCHEMA = 4
 """Version of the file's layout and of what a range means; a calibration of another version is made again."""
+
+_LARGEST, _SMALLEST = 3.4028234663852886e38, 2.0**-119
+"""Of float32: the largest number, and the smallest magnitude whose 127th part is no denormal one."""
+_ROUNDING = 1e-9
 
 
 class MethodRange(NamedTuple):
@@ -52,6 +58,11 @@ class TensorRanges:
     percentile: MethodRange
     mse: MethodRange
     max: MethodRange
+
+    @property
+    def magnitude(self) -> float:
+        """The largest absolute value."""
+        return max(-self.low, self.high, 0.0)
 
     def by(self, method: str) -> MethodRange:
         """The range of one of ``METHODS``."""
@@ -143,10 +154,14 @@ class Calibration:
         """Plain JSON values."""
         return {**asdict(self.file), "file": str(self.path), "reused": self.reused, "error": None}
 
+    def save(self) -> None:
+        """Write the file."""
+        write_json(self.path, sealed(asdict(self.file)))
+
     def with_method(self, method: Method) -> Calibration:
         """The same with another default method, which is also written to the file."""
         changed = replace(self, file=replace(self.file, method=method))
-        write_json(self.path, asdict(changed.file))
+        changed.save()
         return changed
 
     def limits(self, method: str) -> dict[str, Limits]:
@@ -165,7 +180,7 @@ class Calibration:
         """The FP32 graph with its channels made more alike. The ranges belong to this graph.
 
         Raises:
-            ArtifactError: a tensor has another number of channels in the file.
+            ArtifactError: the graph lacks a tensor of the file, or has another number of channels or values for it.
         """
         import numpy as np
 
@@ -173,12 +188,19 @@ class Calibration:
         from ffnet_deploy.graph.facts import shapes
 
         sizes = {name: np.array(found.channels) for name, found in self.file.tensors.items()}
-        known = shapes(model)
-        for name, size in sizes.items():
-            if name in known and len(size) != known[name][1]:
+        known, images = shapes(model), len(self.file.images.names)
+        for name, found in self.file.tensors.items():
+            if name not in known:
                 raise ArtifactError(
-                    f"{self.path} has {len(size)} channels of {name} ({known[name][1]} were needed). Run: {self.again}"
+                    f"{self.path} has ranges of {name} (the graph has no such tensor). Run: {self.again}"
                 )
+            _, channels, *rest = known[name]
+            needed = {"channels": channels, "values": images * channels * math.prod(rest)}
+            for what, has in (("channels", len(found.channels)), ("values", found.values)):
+                if has != needed[what]:
+                    raise ArtifactError(
+                        f"{self.path} has {has} {what} of {name} ({needed[what]} were needed). Run: {self.again}"
+                    )
         return equalise(model, sizes)
 
     def ranges(self) -> dict[str, Range]:
@@ -200,9 +222,8 @@ def read_calibration(workspace: Workspace, path: Path) -> Calibration:
         schema, command = schema_of(text)
         if schema != CALIBRATION_SCHEMA and "calibrate" in str(command):
             raise ArtifactError(f"{path} was made by another version of ffnet-deploy. {remedy}")
-        file = parse(CalibrationFile, text)
-        for name, tensor in file.tensors.items():
-            _check(name, tensor)
+        file = parse_sealed(CalibrationFile, text)
+        _check(file)
         return Calibration(workspace, path, file)
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist. {remedy}") from None
@@ -212,23 +233,52 @@ def read_calibration(workspace: Workspace, path: Path) -> Calibration:
         raise ArtifactError(f"{path} is no calibration of this version ({error}). {remedy}") from error
 
 
-def _check(name: str, tensor: TensorRanges) -> None:
-    """Check what holds for the ranges of every calibration.
+def _check(file: CalibrationFile) -> None:
+    """Check what holds for every calibration.
 
     Raises:
-        ValueError: ends that are in the wrong order, or no range for values that differ from 0.
+        ValueError: images that are not those it was asked for, or ranges that no images give.
     """
+    images = file.images
+    count = len(images.names)
+    if len(set(images.names)) != count or images.asked not in (None, count) or file.resumed_at >= count:
+        raise ValueError("images: names, asked and resumed_at contradict each other")
+    if not file.tensors or all(tensor.low == tensor.high for tensor in file.tensors.values()):
+        raise ValueError("tensors: no range has two ends")
+    for name, tensor in file.tensors.items():
+        try:
+            _check_tensor(tensor, count)
+            for method in METHODS:
+                _check_range(method, tensor.by(method), tensor)
+        except ValueError as error:
+            raise ValueError(f"tensors.{name}: {error}") from None
+
+
+def _check_tensor(tensor: TensorRanges, images: int) -> None:
     if tensor.low > tensor.high:
-        raise ValueError(f"tensors.{name}: low {tensor.low:g} is above high {tensor.high:g}")
-    for method in METHODS:
-        found = tensor.by(method)
-        if not found.low <= 0 <= found.high:
-            raise ValueError(f"tensors.{name}.{method}: 0 is not within {found.low:g} to {found.high:g}")
-        if (found.magnitude == 0) != (tensor.low == tensor.high == 0):
-            raise ValueError(
-                f"tensors.{name}.{method}: magnitude {found.magnitude:g} for values of "
-                f"{tensor.low:g} to {tensor.high:g}"
-            )
+        raise ValueError(f"low {tensor.low:g} is above high {tensor.high:g}")
+    if max((tensor.magnitude, *tensor.channels)) > _LARGEST:
+        raise ValueError(f"{tensor.magnitude:g} is no float32")
+    if tensor.values % images:
+        raise ValueError(f"{tensor.values} values are not those of {images} images")
+    if not tensor.channels or (tensor.magnitude == 0 and any(tensor.channels)):
+        raise ValueError("its channels do not fit its range")
+
+
+def _check_range(method: str, found: MethodRange, tensor: TensorRanges) -> None:
+    """Check that a method chose its range within the values, and none where all values are 0."""
+    low, high = min(tensor.low, 0.0), max(tensor.high, 0.0)
+    if not found.low <= 0 <= found.high:
+        raise ValueError(f"{method}: 0 is not within {found.low:g} to {found.high:g}")
+    nothing = found.magnitude == 0 or found.low == found.high
+    if nothing != (tensor.magnitude == 0) or (found.magnitude and found.magnitude < _SMALLEST):
+        raise ValueError(f"{method}: magnitude {found.magnitude:g} for values of {tensor.low:g} to {tensor.high:g}")
+    most = (tensor.magnitude, -low, high)
+    chosen = (found.magnitude, -found.low, found.high)
+    if any(one > limit * (1 + _ROUNDING) for one, limit in zip(chosen, most, strict=True)):
+        raise ValueError(f"{method}: it is wider than the values, {tensor.low:g} to {tensor.high:g}")
+    if method == "max" and chosen != most:
+        raise ValueError(f"{method}: it is not the values' range, {tensor.low:g} to {tensor.high:g}")
 
 
 def ranges_changed(workspace: Workspace, record: AnyRecord) -> bool:

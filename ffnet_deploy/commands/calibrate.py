@@ -10,7 +10,7 @@ import typer
 
 from ffnet_deploy.calibration.methods import PERCENTILE
 from ffnet_deploy.commands.arguments import Json, OptionalName, WorkspaceOption
-from ffnet_deploy.commands.output import deliver, json_errors, progress, space_at, tell_model
+from ffnet_deploy.commands.output import deliver, json_errors, progress, space_at, tell, tell_model
 from ffnet_deploy.errors import UsageError
 
 _IMAGES = "Images"
@@ -68,5 +68,5 @@ def calibrate(
         tell_model(space, name)
         options = story.CalibrateOptions(data, images, method.value, percentile, allow_val)
         with progress() as told:
-            result = story.calibrate(space, name, options, told)
+            result = story.calibrate(space, name, options, told, tell)
         deliver(json_file, result.to_json(), calibrated(result))

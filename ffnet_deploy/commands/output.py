@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -106,19 +105,19 @@ def deliver(json_file: str | None, result: dict[str, Any], text: str) -> None:
 
 
 def _write_json(target: str, value: dict[str, Any]) -> None:
+    from ffnet_deploy.artifacts.writing import json_text, write_json
+
     if target == "-":
-        say(json.dumps(value, indent=2))
+        say(json_text(value, indent=2))
         return
     path = Path(target)
     if path.exists() and not path.is_file():
         # A pipe or a device is written to, never replaced.
         try:
-            path.write_text(json.dumps(value) + "\n", "utf-8")
+            path.write_text(json_text(value) + "\n", "utf-8")
         except OSError as error:
             raise ArtifactError(f"{path} cannot be written ({error.strerror}). Name another place.") from error
     else:
-        from ffnet_deploy.artifacts.writing import write_json
-
         write_json(path.resolve(), value)
 
 

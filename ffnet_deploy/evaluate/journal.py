@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
@@ -14,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from ffnet_deploy.artifacts.writing import hash_json
+from ffnet_deploy.artifacts.sealing import sealed, unsealed
+from ffnet_deploy.artifacts.writing import hash_json, is_at, json_text
 from ffnet_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -36,16 +35,7 @@ R = TypeVar("R", bound=Line)
 
 
 def _line(facts: DataclassInstance) -> bytes:
-    """JSON after its checksum: a flipped bit in a number would be another number."""
-    text = json.dumps(asdict(facts), separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def _text(line: bytes) -> bytes:
-    checksum, _, text = line.removesuffix(b"\n").partition(b" ")
-    if int(checksum, 16) != zlib.crc32(text):
-        raise ValueError("a damaged line")
-    return text
+    return json_text(sealed(asdict(facts))).encode() + b"\n"
 
 
 def locked(path: Path) -> BufferedRandom:
@@ -56,11 +46,13 @@ def locked(path: Path) -> BufferedRandom:
         OSError: it cannot be opened.
     """
     while True:
-        file = path.open("ab+")
+        # Never through a link: what it leads to is no journal, and would be cut.
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        file = os.fdopen(handle, "ab+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between the two calls its owner may have deleted it: then nobody would find what is written.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if is_at(handle, path):
                 return file
         except OSError:
             file.close()
@@ -81,7 +73,7 @@ def forget(path: Path) -> None:
 class Journal(Generic[R]):
     """A file of results, named after all that they depend on; a context manager that holds it against other runs.
 
-    A line counts when it is whole: a kill in the middle of one costs that image alone.
+    A line is JSON with its own checksum, and counts when it is whole: a kill in the middle costs that image alone.
     """
 
     def __init__(
@@ -117,6 +109,8 @@ class Journal(Generic[R]):
             raise ArtifactError(
                 f"{self.path} cannot be written ({error.strerror}). Free or unlock the folder."
             ) from error
+        self.damaged = 0
+        """Lines that are no results: those images are evaluated again."""
         # Without ``resume`` the old lines stay, too: they are as true as before, and of two lines the later one counts.
         self.left = {result.name: result for result in self._read(parse) if current(result)}
         """Results of earlier runs that still hold, whether or not they are taken over."""
@@ -130,10 +124,10 @@ class Journal(Generic[R]):
                 break
             whole += len(line)
             try:
-                yield parse(_text(line))
+                unsealed(line)
+                yield parse(line)
             except ValueError:
-                # Damaged on the disk: that image is computed again.
-                continue
+                self.damaged += 1
         self._file.truncate(whole)
 
     def add(self, result: R) -> None:

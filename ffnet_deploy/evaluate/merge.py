@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ffnet_deploy.artifacts.writing import hash_json
 from ffnet_deploy.errors import DataError, FFNetDeployError, MissingDependencyError, UsageError
-from ffnet_deploy.evaluate.outcome import Evaluation, Results, check_gate, gated, task_of
-from ffnet_deploy.evaluate.result import EvaluationFile, ScoredRung, SetPart, read_evaluation
+from ffnet_deploy.evaluate.outcome import Evaluation, Results, check_gate, gated
+from ffnet_deploy.evaluate.reread import read_results
 
 
 def merge(files: Sequence[Path], max_drop: float | None = None) -> Evaluation:
@@ -27,7 +27,7 @@ def merge(files: Sequence[Path], max_drop: float | None = None) -> Evaluation:
         check_gate(max_drop)
     if not files:
         raise UsageError("No file was named (the JSON results of every shard were needed). Name them.")
-    parts = [(path, _read(path)) for path in files]
+    parts = [(path, read_results(path)[1]) for path in files]
     first_path, first = parts[0]
     if first.part.shard is None:
         raise DataError(
@@ -69,38 +69,6 @@ def _nothing_ran(results: Results) -> FFNetDeployError | None:
         f"Nothing besides the PyTorch reference ran in these shards ({why}). "
         "Evaluate them on a machine where one of these runs, or build engines of ONNX Runtime and evaluate again."
     )
-
-
-def _read(path: Path) -> Results:
-    """The results in a shard's file, checked against the hash of its images that it states."""
-    file = read_evaluation(path)
-    task = task_of(file.command)
-    try:
-        images = [task.read(image) for image in file.images]
-    except ValueError as error:
-        why = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged ({why}). Evaluate that shard again with --json.") from error
-    return Results(
-        command=file.command,
-        model=file.model,
-        sources=file.sources,
-        part=_part(file),
-        protocol=file.protocol,
-        rungs=tuple(_scored(rung) for rung in file.rungs),
-        images=images,
-        skipped=file.skipped,
-        marks=file.marks,
-        tools=file.tools,
-    )
-
-
-def _part(file: EvaluationFile) -> SetPart:
-    return SetPart(**{name: getattr(file.set, name) for name in SetPart.__dataclass_fields__})
-
-
-def _scored(rung: ScoredRung) -> ScoredRung:
-    """The rung without its scores, which are computed anew."""
-    return ScoredRung(**{name: getattr(rung, name) for name in ScoredRung.__dataclass_fields__})
 
 
 def _difference(a: Results, b: Results) -> str | None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, Lt
 
-from ffnet_deploy.artifacts.reading import error_without_result, parse, schema_of
+from ffnet_deploy.artifacts.sealing import sealed
 from ffnet_deploy.artifacts.values import Count, Finite, Interval, NotNegative, Percent, Size
-from ffnet_deploy.artifacts.writing import hash_json
-from ffnet_deploy.errors import DataError, ErrorFacts
+from ffnet_deploy.errors import ErrorFacts
 from ffnet_deploy.evaluate.protocols import ClassificationProtocol, SegmentationProtocol
 from ffnet_deploy.ladder import RungFacts, SkippedRung
 from ffnet_deploy.machine.environment import Environment
 
-EVAL_SCHEMA = 3
+EVAL_SCHEMA = 4
 """Version of the JSON file's layout; see docs/eval-json.md."""
 Command = Literal["eval cityscapes", "eval imagenet"]
 Pixels = Annotated[int, Ge(0), Le(2**31)]
@@ -191,86 +189,41 @@ class EvaluationFile:
         return first.miou if isinstance(first, SegmentationRung) else first.top1
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values, sealed: docs/eval-json.md says what they mean."""
+        return sealed(asdict(self))
 
 
-def read_evaluation(path: Path) -> EvaluationFile:
-    """Read and validate what ``eval --json`` wrote.
+def check_image(
+    image: CountsFacts | AnswerFacts,
+    rungs: Sequence[ScoredRung],
+    protocol: SegmentationProtocol | ClassificationProtocol,
+) -> None:
+    """Check one image's results against the evaluation that they are a part of.
 
     Raises:
-        DataError: absent, no result of this version, damaged, or an error without a result.
+        ValueError: results of another number of rungs or pixels, or counts that no label maps give.
     """
-    again = "Evaluate that shard again with --json."
-    try:
-        text = path.read_bytes()
-        return _parsed(text)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). Name JSON results of eval.") from error
-    except ValueError as error:
-        failed = error_without_result(text)
-        if failed:
-            raise DataError(f"{path} is of a shard that failed ({failed}). {again}") from error
-        # A name from the file may hold line breaks.
-        why = " ".join(str(error).split())
-        raise DataError(f"{path} holds no result of eval of this version ({why}). {again}") from error
-
-
-def _parsed(text: bytes) -> EvaluationFile:
-    schema, command = schema_of(text)
-    if not str(command).startswith("eval "):
-        raise ValueError(f"it is a result of {command!r}")
-    if schema != EVAL_SCHEMA:
-        raise ValueError(f"schema {schema!r} instead of {EVAL_SCHEMA}")
-    return _whole(parse(EvaluationFile, text))
-
-
-def _whole(file: EvaluationFile) -> EvaluationFile:
-    """Check that what is stated twice agrees."""
-    _check_rungs(file)
-    names = [image.name for image in file.images]
-    if len(set(names)) != len(names):
-        raise ValueError("an image is there twice")
-    if file.set.images != len(names) or file.set.sha256 != hash_json([image.sha256 for image in file.images]):
-        raise ValueError("its images are not those that set.images and set.sha256 tell")
-    number, of = file.set.shard or (1, 1)
-    if number > of or len(names) != len(range(number - 1, file.set.total, of)):
-        raise ValueError(f"{len(names)} images are not part {number} of {of} of {file.set.total}")
-    if file.set.limit not in (None, file.set.total):
-        raise ValueError(f"a limit of {file.set.limit} does not give {file.set.total} images")
-    for image in file.images:
-        _check_image(image, file)
-    return file
-
-
-def _check_rungs(file: EvaluationFile) -> None:
-    """The reference first, once for every upsampling, and every other rung with one of these."""
-    of_classes = file.command == "eval imagenet"
-    kind, protocol = (
-        (ClassificationRung, ClassificationProtocol) if of_classes else (SegmentationRung, SegmentationProtocol)
-    )
-    if not isinstance(file.protocol, protocol) or not all(isinstance(rung, kind) for rung in file.rungs):
-        raise ValueError(f"its rungs or its protocol are not of {file.command}")
-    ways = file.protocol.align_corners if isinstance(file.protocol, SegmentationProtocol) else (None,)
-    rungs = [(rung.rung, rung.align_corners) for rung in file.rungs]
-    if len(set(rungs)) != len(rungs):
-        raise ValueError("a rung is there twice")
-    first = [(file.rungs[0].rung, way) for way in ways] if file.rungs else []
-    in_order = first and len(set(first)) == len(first) and rungs[: len(first)] == first
-    if not in_order or any(way not in ways for _, way in rungs):
-        raise ValueError("its rungs are not those of its protocol, the reference first")
-    for rung in file.rungs:
-        if isinstance(rung, SegmentationRung) and {len(rung.iou)} != {len(rung.confusion), *map(len, rung.confusion)}:
-            raise ValueError(f"{rung.rung}: its confusion matrix does not fit its classes")
-
-
-def _check_image(image: CountsFacts | AnswerFacts, file: EvaluationFile) -> None:
     counts = (len(image.best),) if isinstance(image, AnswerFacts) else (len(image.equal), len(image.confusion))
-    if set(counts) != {len(file.rungs)}:
-        raise ValueError(f"{image.name} has results of {counts[0]} rungs, and there are {len(file.rungs)}")
-    if isinstance(image, CountsFacts) and isinstance(file.protocol, SegmentationProtocol):
-        height, width = file.protocol.size
+    if set(counts) != {len(rungs)}:
+        raise ValueError(f"{image.name} has results of {counts[0]} rungs, and there are {len(rungs)}")
+    if isinstance(image, CountsFacts) and isinstance(protocol, SegmentationProtocol):
+        height, width = protocol.size
         if image.pixels != height * width:
             raise ValueError(f"{image.name} has {image.pixels} pixels, and not {height}x{width}")
-        if any(equal != image.pixels for equal in image.equal[: len(file.protocol.align_corners)]):
+        _check_counts(image, rungs)
+
+
+def _check_counts(image: CountsFacts, rungs: Sequence[ScoredRung]) -> None:
+    """What counts of one rung and of its reference allow each other."""
+    first = {rung.align_corners: i for i, rung in reversed(list(enumerate(rungs)))}
+    for i, (rung, equal, confusion) in enumerate(zip(rungs, image.equal, image.confusion, strict=True)):
+        mine = first[rung.align_corners]
+        reference = image.confusion[mine]
+        if i == mine and equal != image.pixels:
             raise ValueError(f"{image.name}: the reference does not agree with itself")
+        ignored = image.pixels - sum(reference.values())
+        alike = sum(min(count, reference.get(pair, 0)) for pair, count in confusion.items())
+        if equal > alike + ignored:
+            raise ValueError(
+                f"{image.name}: {rung.rung} has {equal} labels of the reference, and its counts allow {alike + ignored}"
+            )

@@ -16,7 +16,14 @@ from ffnet_deploy.errors import DataError, UsageError
 from ffnet_deploy.evaluate.loop import Lanes, Sample, Stopwatch
 from ffnet_deploy.evaluate.outcome import Results, check_gate
 from ffnet_deploy.evaluate.protocols import ClassificationProtocol, SegmentationProtocol
-from ffnet_deploy.evaluate.result import Command, EvaluatedFiles, EvaluationRun, ScoredRung, SetPart
+from ffnet_deploy.evaluate.result import (
+    Command,
+    EvaluatedFiles,
+    EvaluationRun,
+    ScoredRung,
+    SetPart,
+    check_image,
+)
 from ffnet_deploy.evaluate.tasks import Image, Running, Task
 from ffnet_deploy.graph.current import Graph
 from ffnet_deploy.ladder import Ladder, facts_of
@@ -151,8 +158,8 @@ class Session:
         )
         folder, resume = self._graph.workspace.engines / "unfinished", self._options.resume
         started = time.monotonic()
-        with Journal(folder, asdict(key), task.parse, resume=resume, current=current) as journal:
-            self._tell_left(len(journal.left), len(samples))
+        with Journal(folder, asdict(key), _reader(task, rungs, protocol), resume=resume, current=current) as journal:
+            self._tell_left(len(journal.left), len(samples), journal.damaged)
             told = self._telling(task.running(), list(journal.done.values()), started)
             images = run(work, samples, batch=self._graph.shape[0], lanes=self._lanes, journal=journal, told=told)
             self.journal = journal.path
@@ -170,7 +177,11 @@ class Session:
             tools=self._tools,
         )
 
-    def _tell_left(self, left: int, total: int) -> None:
+    def _tell_left(self, left: int, total: int, damaged: int) -> None:
+        if damaged:
+            self._tell(
+                f"{damaged} results of an interrupted run are damaged and left out: their images are evaluated again"
+            )
         if left and not self._options.resume:
             self._tell(
                 f"{left} of {total} images of an interrupted run are kept: stop this and add --resume to go on from "
@@ -204,6 +215,19 @@ class Session:
             reference_reused=reference_reused,
             environment=describe_environment(),
         )
+
+
+def _reader(
+    task: Task[Image], rungs: Sequence[ScoredRung], protocol: SegmentationProtocol | ClassificationProtocol
+) -> Callable[[bytes], Image]:
+    """Reads a result of an interrupted run, which must be one of these rungs and this protocol."""
+
+    def parse(text: bytes) -> Image:
+        image = task.parse(text)
+        check_image(image.facts(), rungs, protocol)
+        return image
+
+    return parse
 
 
 def _lanes(threads: int, at_once: int | None) -> Lanes:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ffnet_deploy.artifacts.records import now, tool_versions
 from ffnet_deploy.artifacts.values import SourceFile
 from ffnet_deploy.artifacts.workspace import Workspace
-from ffnet_deploy.artifacts.writing import hash_json, write_json
+from ffnet_deploy.artifacts.writing import hash_json
 from ffnet_deploy.calibration.methods import DEFAULT_METHOD, METHODS, PERCENTILE, Method
 from ffnet_deploy.calibration.observe import (
     ACTIVATION_BUDGET,
@@ -36,7 +36,7 @@ from ffnet_deploy.calibration.record import (
 from ffnet_deploy.calibration.selection import Images, find_images
 from ffnet_deploy.errors import ArtifactError, UsageError
 from ffnet_deploy.graph.current import Graph, current_graph
-from ffnet_deploy.progress import Progress, quiet
+from ffnet_deploy.progress import Progress, Tell, quiet, unheard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,11 @@ class CalibrateOptions:
 
 
 def calibrate(
-    workspace: Workspace, name: str | None, options: CalibrateOptions, progress: Progress = quiet
+    workspace: Workspace,
+    name: str | None,
+    options: CalibrateOptions,
+    progress: Progress = quiet,
+    tell: Tell = unheard,
 ) -> Calibration:
     """Find the ranges of every tensor that INT8 needs, or the calibration that has them already.
 
@@ -67,6 +71,7 @@ def calibrate(
         name: of the model; None is the one exported last.
         options: which images, and what ``build`` will use by default.
         progress: told (what, images done, images in all).
+        tell: told when what an interrupted run had seen cannot be used.
 
     Raises:
         UsageError: options that make no sense.
@@ -91,14 +96,15 @@ def calibrate(
     # Ranges of a graph that was equalised in another way are not to be added to.
     sizes_by_name = {name: size.tolist() for name, size in sizes.items()}
     key = hash_json([CALIBRATION_SCHEMA, graph.record.file.sha256, images.sha256, sizes_by_name])
-    state = CalibrationState(partial_path(path), key)
+    state = CalibrationState(partial_path(path), key, tell)
     histograms, resumed = histograms_of(state, equalise(model, sizes).model, graph, images, options.budget, progress)
     progress("choosing ranges", 0, None)
     tensors = _tensors(histograms, sizes, options.percentile)
     file = _file(graph, images, options, tensors, round(time.monotonic() - started, 3), resumed)
-    write_json(path, asdict(file))
+    made = Calibration(workspace, path, file)
+    made.save()
     state.path.unlink(missing_ok=True)
-    return Calibration(workspace, path, file)
+    return made
 
 
 def _file(

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from ffnet_deploy.artifacts.sealing import sealed, unsealed
 from ffnet_deploy.artifacts.writing import write_bytes, write_json
 from ffnet_deploy.errors import DataError
-from ffnet_deploy.foreign import load_json
 from ffnet_deploy.synthetic.street import Colour
 
 VERSION = 2
@@ -195,7 +195,7 @@ def write_objects(
         for path in sorted((root / split).glob("*/*")):
             if path not in keep:
                 path.unlink()
-    write_json(marker, {"about": "synthetic pictures, not ImageNet", "asked": asked})
+    write_json(marker, sealed({"about": "synthetic pictures, not ImageNet", "asked": asked}))
     for done, (path, name, kind) in enumerate(wanted, 1):
         if not path.is_file():
             out = io.BytesIO()
@@ -216,7 +216,7 @@ def _wanted(root: Path, train: int, val: int) -> Iterator[tuple[Path, str, Objec
 
 def _read_marker(marker: Path) -> Any:  # noqa: ANN401 - whatever the JSON holds; it is compared only
     try:
-        return load_json(marker.read_bytes())["asked"]
+        return unsealed(marker.read_bytes())["asked"]
     except (OSError, ValueError, KeyError, TypeError):
         # Absent or damaged. Drawing everything again only costs time.
         return None

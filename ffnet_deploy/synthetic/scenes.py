@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from ffnet_deploy.artifacts.sealing import sealed, unsealed
 from ffnet_deploy.artifacts.writing import replacing, write_json
 from ffnet_deploy.errors import DataError
-from ffnet_deploy.foreign import load_json
 from ffnet_deploy.synthetic.actors import cast
 from ffnet_deploy.synthetic.street import Id, Street
 
@@ -128,7 +128,7 @@ def write_cityscapes(
             "Name a new or empty folder."
         )
     written = _read_marker(marker)
-    write_json(marker, {"about": "synthetic scenes, not Cityscapes", "sets": written})
+    write_json(marker, sealed({"about": "synthetic scenes, not Cityscapes", "sets": written}))
     done, total = 0, sum(cities.values())
     for city, count in cities.items():
         asked = {"version": VERSION, "seed": seed, "size": list(size), "scenes": count}
@@ -142,7 +142,7 @@ def write_cityscapes(
                     progress(done + index + 1, total)
             written[f"{split}/{city}"] = asked
             # After the files: a city that was interrupted has no entry and is drawn again.
-            write_json(marker, {"about": "synthetic scenes, not Cityscapes", "sets": written})
+            write_json(marker, sealed({"about": "synthetic scenes, not Cityscapes", "sets": written}))
         done += count
         if progress:
             progress(done, total)
@@ -176,7 +176,7 @@ def _files(root: Path, split: str, city: str, index: int) -> tuple[Path, Path]:
 
 def _read_marker(marker: Path) -> dict[str, dict[str, Any]]:
     try:
-        sets = load_json(marker.read_bytes())["sets"]
+        sets = unsealed(marker.read_bytes())["sets"]
         return {name: {**asked, "scenes": int(asked["scenes"])} for name, asked in sets.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Absent or damaged. Drawing everything again only costs time.

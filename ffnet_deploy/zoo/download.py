@@ -22,9 +22,9 @@ from urllib.request import (
     UnknownHandler,
 )
 
+from ffnet_deploy.artifacts.sealing import sealed, unsealed
 from ffnet_deploy.artifacts.writing import write_json
 from ffnet_deploy.errors import ArtifactError, WeightsError
-from ffnet_deploy.foreign import load_json
 from ffnet_deploy.zoo import archive as unpacking
 from ffnet_deploy.zoo.address import Address, AddressError
 from ffnet_deploy.zoo.archive import CHUNK, ELSEWHERE
@@ -89,7 +89,7 @@ class Download:
         """What may be continued; nothing where the note is not one of ours or is of another address."""
         try:
             with self.note.open("rb") as file:
-                note = load_json(file.read(_MOST_OF_A_NOTE))
+                note = unsealed(file.read(_MOST_OF_A_NOTE))
             done = self.part.stat().st_size
         except (OSError, ValueError):
             return _Kept(0, None, None)
@@ -157,7 +157,7 @@ def _attempt(job: Download, progress: Callable[[FetchProgress], None]) -> None:
         with _writable(job.part), job.part.open("ab" if start else "wb") as file:
             if not start:
                 # After the old bytes are gone, before the first new one: a note never vouches for other bytes.
-                write_json(job.note, {"url": str(job.address), "version": version, "total": total})
+                write_json(job.note, sealed({"url": str(job.address), "version": version, "total": total}))
             done = start
             most = unpacking.TOTAL_LIMIT if total is None else total
             for chunk in _body(response):

@@ -30,6 +30,7 @@ from ffnet_deploy.artifacts.records import (
     stamp_of,
     tool_versions,
 )
+from ffnet_deploy.artifacts.sealing import sealed, unsealed
 from ffnet_deploy.artifacts.values import SourceFile
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.artifacts.writing import write_json
@@ -52,13 +53,13 @@ def test_a_record_comes_back_as_it_was_saved(tmp_path: Path, record: AnyRecord) 
     assert load_record(path, type(record), remedy=REMEDY) == record
     assert read_record(path, remedy=REMEDY) == record
     # JSON has lists only.
-    assert json.loads(record_path(path).read_text("utf-8")) == json.loads(json.dumps(asdict(record)))
+    assert unsealed(record_path(path).read_bytes()) == json.loads(json.dumps(asdict(record)))
 
 
 def test_what_newer_records_have_beside_it_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "file"
     record = put(path)
-    write_json(record_path(path), asdict(record) | {"new": 1})
+    write_json(record_path(path), sealed(asdict(record) | {"new": 1}))
     assert read_record(path, remedy=REMEDY) == record
 
 
@@ -302,6 +303,30 @@ def test_a_field_out_of_its_range_is_refused(tmp_path: Path, kind: str, name: st
     assert refused(path).startswith(f"{record_path(path)} is damaged ({name}")
 
 
+FORGED: tuple[tuple[str, str, object], ...] = (
+    ("full graph", "precision", "fp32"),
+    ("full graph", "file.sha256", "0" * 64),
+    ("full graph", "file.size", 1),
+    ("full graph", "marks", []),
+    ("full graph", "found.quantised.share", 0.999),
+    ("full graph", "found.verification.equal", 1.0),
+    ("full graph", "weights.sha256", "0" * 64),
+    ("engine", "runtime", "tensorrt"),
+    ("engine", "exported.sha256", "0" * 64),
+    ("engine", "found.bytes_between_layers", 5),
+    ("weights", "recipe", "another"),
+    ("weights", "later", "a field that we do not know"),
+)
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), FORGED, ids=str)
+def test_a_record_that_was_changed_by_hand_is_refused(tmp_path: Path, kind: str, name: str, value: object) -> None:
+    path = tmp_path / "file"
+    values = sealed(asdict(put(path, EVERY[kind])))
+    write_json(record_path(path), changed(values, tuple(name.split(".")), value))
+    assert "is damaged (it was changed since it was written: its checksum does not fit)" in refused(path)
+
+
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_no_figure_may_be_nan_or_infinite(tmp_path: Path, value: str) -> None:
     path = tmp_path / "file"
@@ -312,7 +337,8 @@ def test_no_figure_may_be_nan_or_infinite(tmp_path: Path, value: str) -> None:
         for where in figures:
             text = json.dumps(changed(values, where, math.pi)).replace(str(math.pi), value)
             record_path(path).write_text(text)
-            assert refused(path).startswith(f"{record_path(path)} is damaged ({'.'.join(map(str, where))}"), where
+            says = ".".join(map(str, where)) if value == "1e999" else f"it has the number {value}"
+            assert refused(path).startswith(f"{record_path(path)} is damaged ({says}"), where
 
 
 # --- making them ----------------------------------------------------------------------------------------------------

@@ -107,6 +107,6 @@ def test_a_record_without_its_file_is_told(tmp_path: Path) -> None:
 def test_half_written_files_are_passed_over(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     put(workspace.models / "A.onnx", graph_record())
-    (workspace.models / ".B.onnx.part").touch()
+    (workspace.models / ".B.onnx.ffnet-part").touch()
     (workspace.models / ".B.onnx").touch()
     assert [path.name for path, _ in workspace.graphs()] == ["A.onnx"]

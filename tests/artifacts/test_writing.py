@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def test_kill_9_in_the_middle_leaves_no_half_file_that_anybody_accepts(tmp_path:
     with start_writing(path) as child:
         assert read_line(child.stdout) == "writing"
         child.kill()
-    assert any(name.endswith(".part") for name in names(path.parent))  # it really was in the middle
+    assert any(name.endswith(".ffnet-part") for name in names(path.parent))  # it really was in the middle
     assert workspace.engines_of(graph) == ([(path, record)] if old else [])
     if record:
         assert path.read_bytes() == DATA
@@ -143,6 +144,94 @@ def test_what_a_killed_process_left_is_not_taken_for_the_new_file(tmp_path: Path
         assert part.read_bytes() == b""
 
 
+def start_and_kill(path: Path) -> Path:
+    """What a process left that was killed while it wrote ``path``."""
+    with start_writing(path) as child:
+        assert read_line(child.stdout) == "writing"
+        child.kill()
+    (left,) = path.parent.glob(".*.ffnet-part")
+    return left
+
+
+def test_what_killed_processes_left_goes_with_the_next_file_in_that_folder(tmp_path: Path) -> None:
+    start_and_kill(tmp_path / "a")
+    foreign = tmp_path / ".download.part"
+    foreign.write_bytes(b"another program's")
+    with start_writing(tmp_path / "b") as child:
+        assert read_line(child.stdout) == "writing"
+        assert names(tmp_path) == [".b.ffnet-part", ".download.part"]
+        write_bytes(tmp_path / "c", b"new")
+        # A living process' file stays.
+        assert names(tmp_path) == [".b.ffnet-part", ".download.part", "c"]
+        child.kill()
+    write_bytes(tmp_path / "c", b"newer")
+    assert names(tmp_path) == [".download.part", "c"]
+    assert foreign.read_bytes() == b"another program's"
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["link", "hard link"])
+def test_a_link_at_the_temporary_name_is_never_written_through(tmp_path: Path, hard: bool) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    other.write_bytes(b"foreign")
+    part = start_and_kill(path)
+    part.unlink()
+    if hard:
+        part.hardlink_to(other)
+    else:
+        part.symlink_to(other)
+    write_bytes(path, b"new")
+    assert (path.read_bytes(), other.read_bytes()) == (b"new", b"foreign")
+    assert names(tmp_path) == ["file", "other"]
+
+
+def test_a_link_that_leads_nowhere_is_not_followed_either(tmp_path: Path) -> None:
+    part = start_and_kill(tmp_path / "file")
+    part.unlink()
+    part.symlink_to(tmp_path / "nowhere")
+    write_bytes(tmp_path / "file", b"new")
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_at_the_temporary_name_is_one_line(tmp_path: Path) -> None:
+    part = start_and_kill(tmp_path / "file")
+    part.unlink()
+    part.mkdir()
+    with pytest.raises(ArtifactError, match=r"file cannot be written: .*--workspace DIR\.$"):
+        write_bytes(tmp_path / "file", b"new")
+    assert part.is_dir()
+
+
+def test_a_temporary_file_that_is_replaced_meanwhile_does_not_become_the_file(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    other.write_bytes(b"foreign")
+
+    def replaced() -> None:
+        with replacing(path) as part:
+            part.write_bytes(b"new")
+            part.unlink()
+            part.symlink_to(other)
+
+    with pytest.raises(ArtifactError, match="another program took"):
+        replaced()
+    assert not path.exists()
+    assert other.read_bytes() == b"foreign"
+
+
+def test_a_link_at_the_files_own_place_is_replaced(tmp_path: Path) -> None:
+    path, other = tmp_path / "file", tmp_path / "other"
+    other.write_bytes(b"foreign")
+    path.symlink_to(other)
+    write_bytes(path, b"new")
+    assert not path.is_symlink()
+    assert (path.read_bytes(), other.read_bytes()) == (b"new", b"foreign")
+
+
+def test_the_longest_name_that_the_system_takes_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 255)
+    write_bytes(path, b"new")
+    assert names(tmp_path) == [path.name]
+
+
 def test_below_a_regular_file_is_one_line_with_the_next_step(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"")
     with pytest.raises(ArtifactError) as caught, replacing(tmp_path / "taken" / "engines" / "file"):
@@ -183,6 +272,12 @@ def test_json_that_no_reader_accepts_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "file.json", {"miou": float("nan")})
     assert not names(tmp_path)
+
+
+def test_names_that_are_no_text_are_written_as_they_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, {os.fsdecode(b"k\xf6ln"): [os.fsdecode(b"k\xf6ln/1"), "köln", "\U0001f600"]})
+    assert json.loads(path.read_text()) == {"k\\xf6ln": ["k\\xf6ln/1", "köln", "\U0001f600"]}
 
 
 def test_hashes(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.benchmarks import ENVIRONMENT, benchmark, rung, starts
 
@@ -71,7 +72,9 @@ def test_slower_is_above_1_in_every_mode(write: Write, mode: str, figures: tuple
 
 
 def test_what_differs_is_told(write: Write) -> None:
-    after = replace(ENVIRONMENT, processor="another", tools={"torch": "2.14"}, load_average=(9.0, 9.0, 9.0))
+    after = replace(
+        ENVIRONMENT, processor="another", tools={"torch": "2.14", "numpy": np.__version__}, load_average=(9.0, 9.0, 9.0)
+    )
     unknown: dict[str, Any] = dict.fromkeys(GpuLoad.__dataclass_fields__)
     gpu = GpuLoad(
         **{**unknown, "name": "a GPU", "sm_mhz": Extent(1, 2, 3), "throttle_reasons": ("idle", "reliability")}
@@ -80,8 +83,9 @@ def test_what_differs_is_told(write: Write) -> None:
         write("a"),
         write(
             "b",
+            rung("pytorch fp32", 20.0),
             rung("onnxruntime fp32", 10.0, sha256="b"),
-            rung("tensorrt fp16", 1.0),
+            rung("tensorrt fp16", 1.0, precision="fp16"),
             environment=asdict(after),
             threads=8,
             load=asdict(Load(0.0, 0.0, 0.0, None, gpu)),
@@ -99,10 +103,10 @@ def test_what_differs_is_told(write: Write) -> None:
         "gpu.sm_mhz.max": ("-", "3.0"),
         "gpu.throttle_reasons": ("-", "idle reliability"),
     }
-    assert (result.only_in_a, result.only_in_b) == (("pytorch fp32",), ("tensorrt fp16",))
-    assert [row.other_file for row in result.rungs] == [True]
+    assert (result.only_in_a, result.only_in_b) == ((), ("tensorrt fp16",))
+    assert [row.other_file for row in result.rungs] == [False, True]
     text = latency.comparison(result)
-    for words in ("only in A: pytorch fp32", "only in B: tensorrt fp16", "another", "tools.torch"):
+    for words in ("only in B: tensorrt fp16", "another", "tools.torch"):
         assert words in text
 
 
@@ -121,15 +125,15 @@ def test_what_either_says_against_its_figures_stays_said(write: Write) -> None:
 
 
 def test_a_rung_that_is_gone_does_not_pass_the_gate(write: Write) -> None:
-    both, one = write("a"), write("b", rung("onnxruntime fp32", 10.0))
+    both, one = write("a"), write("b", rung("pytorch fp32", 20.0))
     failure = compare(both, one, 1.0).failure
     assert isinstance(failure, GateError)
-    assert str(failure).startswith("only in A: pytorch fp32 (")
+    assert str(failure).startswith("only in A: onnxruntime fp32 (")
     assert compare(both, one).failure is None
     assert compare(one, both, 1.0).failure is None
-    slower = compare(both, write("c", rung("onnxruntime fp32", 20.0)), 1.5).failure
+    slower = compare(both, write("c", rung("pytorch fp32", 40.0)), 1.5).failure
     assert "takes 2.000 of the time" in str(slower)
-    assert "only in A: pytorch fp32" in str(slower)
+    assert "only in A: onnxruntime fp32" in str(slower)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +142,6 @@ def test_a_rung_that_is_gone_does_not_pass_the_gate(write: Write) -> None:
         ({"mode": "end-to-end"}, "different modes (compute and end-to-end)"),
         ({"model": "another"}, "different models (a_model and another)"),
         ({"shape": [8, 3, 64, 128]}, "different input shapes ((1, 3, 64, 128) and (8, 3, 64, 128))"),
-        ({"rungs": [rung("tensorrt fp16", 1.0)]}, "no rung in common"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(write: Write, changed: dict[str, Any], says: str) -> None:
@@ -151,21 +154,3 @@ def test_what_does_not_belong_together_is_refused(write: Write, changed: dict[st
 def test_a_gate_that_is_none_is_refused(write: Write, limit: float) -> None:
     with pytest.raises(UsageError, match="ratio above 0"):
         compare(write("a"), write("b"), limit)
-
-
-def test_medians_are_computed_and_never_read(write: Write) -> None:
-    """Every figure that follows from the samples is forged; what follows from it stays as it was."""
-    true = rung("onnxruntime fp32", 10.0)
-    derived = ("min_ms", "median_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms", "mean_ms", "images_per_s",
-               "coefficient_of_variation", "speed_up", "speed_up_fastest_pytorch")  # fmt: skip
-    forged = {**true, **dict.fromkeys(derived, 0.5), "speed_up_interval": {"low": 8.0, "high": 9.0}}
-    slow = starts("onnxruntime fp32", 10.0)
-    phase = slow["phases"]["to_first"]
-    quick = {
-        **slow,
-        "phases": {**slow["phases"], "to_first": {**phase, "median_ms": 0.5, "min_ms": 0.5, "max_ms": 0.5}},
-    }
-    for mode, a, b in (("compute", true, forged), ("throughput", true, forged), ("cold", slow, quick)):
-        result = compare(write("a", a, mode=mode), write("b", b, mode=mode), 1.0)
-        (row,) = result.rungs
-        assert (row.before, row.slowdown, result.failure) == (row.after, 1.0, None)

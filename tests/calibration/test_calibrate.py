@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +20,12 @@ import hostile
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 from support.calibrated import STEM, block, changed, run, values_of
 from support.cli_runner import Cli
 from support.fakes import SMALL, SMALL_SHAPE, small_graph, street_feeds
 from support.graphs import put_graph
+from support.seals import resealed
 
 from ffnet_deploy.artifacts.records import GraphRecord, load_record
 from ffnet_deploy.artifacts.workspace import Workspace
@@ -232,19 +239,109 @@ def test_an_interrupted_calibration_continues(
     with pytest.raises(KeyboardInterrupt):
         calibrate(space, None, CalibrateOptions(calibration_streets), stop_at(4))
     (state,) = (space.root / "calibration").iterdir()
-    assert state.name == f"{STEM}.partial.npz"
+    assert state.name == f"{STEM}.partial"
     resumed = run(space, calibration_streets)
     assert resumed.file.resumed_at == 3
     assert resumed.file.tensors == whole
     assert not state.exists()
 
 
-@pytest.mark.parametrize("left", [b"", b"PK\x03\x04 torn", b"nonsense"], ids=["empty", "torn", "nonsense"])
-def test_what_is_left_of_something_else_is_not_used(space: Workspace, calibration_streets: Path, left: bytes) -> None:
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory, calibration_streets: Path) -> Path:
+    """A workspace with what an interrupted calibration has seen of three images."""
+    space = Workspace(tmp_path_factory.mktemp("left"))
+    put_graph(space, block())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(observe, "_SAVE_EVERY_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            calibrate(space, None, CalibrateOptions(calibration_streets), stop_at(4))
+    return space.root / "calibration" / f"{STEM}.partial"
+
+
+def forged(change: Callable[[dict[str, Any], bytearray], object]) -> Callable[[bytes], bytes]:
+    """A change of the first line or of the bytes behind it, and checksums that fit again."""
+
+    def changed_file(data: bytes) -> bytes:
+        first, _, rest = data.partition(b"\n")
+        head, body = json.loads(first), bytearray(rest)
+        change(head, body)
+        head["sha256"] = hashlib.sha256(body).hexdigest()
+        return resealed(head).encode() + b"\n" + bytes(body)
+
+    return changed_file
+
+
+def put_count(value: int) -> Callable[[dict[str, Any], bytearray], object]:
+    return lambda head, body: body.__setitem__(
+        slice(4 * sum(head["bins"]), 4 * sum(head["bins"]) + 8), struct.pack("<q", value)
+    )
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "torn": lambda data: data[:-5],
+    "longer": lambda data: data + b"\0",
+    "torn in the first line": lambda data: data[:50],
+    "a zip": lambda _: b"PK\x03\x04 torn",
+    "too large": lambda data: data + bytes(1 << 24),
+    "a flipped bit": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "done unsealed": lambda data: data.replace(b'"done": 3', b'"done": 1'),
+    "done": forged(lambda head, _: head.update(done=2)),
+    "all done": forged(lambda head, _: head.update(done=5)),
+    "more than all": forged(lambda head, _: head.update(done=500)),
+    "none done": forged(lambda head, _: head.update(done=0)),
+    "a float": forged(lambda head, _: head.update(done=3.0)),
+    "fewer tensors": forged(lambda head, _: head["ends"].pop()),
+    "other lengths": forged(lambda head, _: head["bins"].__setitem__(0, head["bins"][0] + 1)),
+    "no bins": forged(lambda head, _: head.update(bins=[sum(head["bins"]), *[0] * (len(head["bins"]) - 1)])),
+    "end": forged(lambda head, _: head["ends"][0].__setitem__(1, 1e30)),
+    "ends reversed": forged(lambda head, _: head["ends"][0].reverse()),
+    "an end that is no float32": forged(lambda head, _: head["ends"][0].__setitem__(1, head["ends"][0][1] + 1e-12)),
+    "a bin twice": forged(lambda _, body: body.__setitem__(slice(4, 8), body[0:4])),
+    "a bin that is none": forged(lambda _, body: body.__setitem__(slice(0, 4), b"\xff" * 4)),
+    "a count": forged(put_count(1)),
+    "a negative count": forged(put_count(-3)),
+    "a count beyond all": forged(put_count(2**62)),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damaged_state_is_not_used_and_that_is_said(left: Path, tmp_path: Path, what: str) -> None:
+    data = left.read_bytes()
+    key = json.loads(data.partition(b"\n")[0])["key"]
+    known = facts.shapes(onnx.load_from_string(block()))
+    values = {name: math.prod(known[name][1:]) for name in watched(onnx.load_from_string(block()))}
+    told: list[str] = []
+    path = tmp_path / "state"
+    state = observe.CalibrationState(path, key, told.append)
+    assert state.load(values, 5)[1] == 0
+    path.write_bytes(data)
+    assert state.load(values, 5)[1] == 3
+    assert told == []
+    path.write_bytes(DAMAGE[what](data))
+    histograms, done = state.load(values, 5)
+    assert (done, {histogram.total for histogram in histograms.values()}) == (0, {0})
+    (line,) = told
+    assert line.startswith(f"{path} is damaged (")
+    assert line.endswith("what an interrupted calibration had seen is looked at again")
+    assert "\n" not in line
+
+
+def test_the_command_says_that_state_is_damaged(cli: Cli, space: Workspace, calibration_streets: Path) -> None:
     folder = space.root / "calibration"
     folder.mkdir()
-    (folder / f"{STEM}.partial.npz").write_bytes(left)
-    assert run(space, calibration_streets, images=2).file.resumed_at == 0
+    (folder / f"{STEM}.partial").write_bytes(b"PK")
+    result = cli("calibrate", "--data", calibration_streets, "--images", "2", "--workspace", space.root)
+    assert result.code == 0, result.err
+    assert f"{STEM}.partial is damaged (" in result.err
+
+
+def test_pictures_of_one_colour_are_refused(space: Workspace, tmp_path: Path) -> None:
+    for i in range(3):
+        Image.new("RGB", (128, 64), (40 * i, 90, 20)).save(tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match=r"images that were looked at are of one colour, .* Name another folder with"):
+        calibrate(space, None, CalibrateOptions(tmp_path))
+    assert not (space.root / "calibration").exists()
 
 
 def test_state_of_other_images_is_not_used(

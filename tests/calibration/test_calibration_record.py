@@ -92,7 +92,7 @@ AGAIN = rf"Run: ffnet-deploy calibrate {SMALL} --data DIR --workspace .*$"
         ),
         (
             lambda v: v["graph"].update(sha256="0" * 64),
-            rf"is stale: .* was exported again since it was made\. Run: ffnet-deploy calibrate {SMALL} --data /",
+            rf"is stale: .* it was made\. Run: ffnet-deploy calibrate {SMALL} --data /",
         ),
         (lambda v: v.update(schema=0), rf"was made by another version of ffnet-deploy\. {AGAIN}"),
         (lambda v: v.update(schema=None), rf"was made by another version of ffnet-deploy\. {AGAIN}"),
@@ -108,11 +108,21 @@ AGAIN = rf"Run: ffnet-deploy calibrate {SMALL} --data DIR --workspace .*$"
         (each(lambda t: t.update(channels="many")), r"is no calibration of this version \(tensors\.r\.channels: "),
         (lambda v: v["tensors"].popitem(), rf"1 tensors have no range, first t .*calibrate {SMALL} --data"),
         (each(lambda t: t.pop("entropy")), r"\(tensors\.r\.entropy: field required, and \d more\)"),
+        (
+            lambda v: v["tensors"].update(other=v["tensors"]["s"]),
+            r"has ranges of other \(the graph has no such tensor\)",
+        ),
+        (
+            each(lambda t: t.update(values=3 * t["values"])),
+            r"has \d+ values of r \(\d+ were needed\)\. Run: ffnet-deploy",
+        ),
         (each(lambda t: t["channels"].pop()), r"has 7 channels of r \(8 were needed\)\. Run: ffnet-deploy calibrate"),
+        (lambda v: v["images"].update(names=["a"], asked=None), r"has \d+ values of r \(\d+ were needed\)"),
     ],
     ids=[
         *("model", "graph", "version", "no version", "command", "cut", "names", "no names", "resized", "file"),
-        *("marks", "method", "percentile", "channels", "fewer", "no method", "other channels"),
+        *("marks", "method", "percentile", "channels", "fewer", "no method", "another", "more values"),
+        *("other channels", "fewer names"),
     ],
 )
 def test_a_calibration_that_does_not_fit_is_refused(
@@ -193,10 +203,11 @@ def test_every_figure_is_finite(ready: Workspace, value: str) -> None:
             inner = inner[key]
         inner[last] = math.pi
         found.path.write_text(json.dumps(damaged).replace(str(math.pi), value))
-        assert f"(tensors.s.{where}: " in refused(found)
+        says = f"it has the number {value})" if value[-1] in "Ny" else f"(tensors.s.{where}: "
+        assert says in refused(found)
     for name in ("percentile", "seconds"):
         found.path.write_text(json.dumps(values | {name: math.pi}).replace(str(math.pi), value))
-        assert f"({name}: " in refused(found)
+        assert (f"it has the number {value})" if value[-1] in "Ny" else f"({name}: ") in refused(found)
 
 
 @pytest.mark.parametrize(
@@ -206,17 +217,34 @@ def test_every_figure_is_finite(ready: Workspace, value: str) -> None:
         (lambda t: t["mse"].__setitem__(1, 0.5), "0 is not within 0.5 to"),
         (lambda t: t["mse"].__setitem__(2, -0.5), "0 is not within"),
         (lambda t: t["mse"].__setitem__(0, 0.0), "magnitude 0 for values of 0 to"),
-        (lambda t: t.update(low=0.0, high=0.0), "for values of 0 to 0"),
+        (lambda t: t.update(low=0.0, high=0.0), "its channels do not fit its range"),
         (lambda t: t["mse"].__setitem__(0, -1.0), "greater than or equal to 0"),
         (lambda t: t["mse"].pop(), "field required"),
         (lambda t: t["mse"].append(1.0), "at most 3 items"),
         (lambda t: t.update(values=0), "greater than 0"),
         (lambda t: t.update(values=1.5), "valid integer"),
         (lambda t: t["channels"].__setitem__(0, -1.0), "greater than or equal to 0"),
+        (lambda t: t.update(channels=[]), "its channels do not fit its range"),
+        (lambda t: t.update(values=t["values"] + 1), "values are not those of 3 images"),
+        (lambda t: t.update(values=2**53 + 3), "less than or equal to"),
+        (lambda t: t.update(high=3.5e38), "is no float32"),
+        (lambda t: t.update(high=2 * t["high"]), "max: it is not the values' range"),
+        (lambda t: t.update(low=-1.0), "max: it is not the values' range"),
+        (lambda t: t["max"].__setitem__(0, 1e-3), "max: it is not the values' range"),
+        (lambda t: t["mse"].__setitem__(0, 1.001 * t["high"]), "mse: it is wider than the values"),
+        (lambda t: t["mse"].__setitem__(2, 1e30), "mse: it is wider than the values"),
+        (lambda t: t["entropy"].__setitem__(1, -0.5), "entropy: it is wider than the values"),
+        (lambda t: t["percentile"].__setitem__(0, 1e-40), "percentile: magnitude 1e-40 for values of"),
+        (lambda t: t["percentile"].__setitem__(2, 0.0), "percentile: magnitude"),
+        (
+            lambda t: t.update({name: [0.0] * 3 for name in METHODS} | {"low": 0.0, "high": 0.0}),
+            "its channels do not fit",
+        ),
     ],
     ids=[
         *("reversed", "low end", "high end", "no magnitude", "constant", "negative magnitude", "short", "long"),
-        *("no values", "half a value", "negative channel"),
+        *("no values", "half a value", "negative channel", "no channel", "a value more", "too many values"),
+        *("too large", "higher", "lower", "narrow", "wide", "wider", "other side", "tiny", "no end", "zero"),
     ],
 )
 def test_ranges_that_no_calibration_gives_are_refused(
@@ -231,9 +259,42 @@ def test_ranges_that_no_calibration_gives_are_refused(
 
 def test_a_tensor_that_is_always_0_has_ranges_of_0(ready: Workspace) -> None:
     found = calibrated(ready)
-    zero: dict[str, object] = {method: [0.0, 0.0, 0.0] for method in METHODS}
+    zero: dict[str, object] = {method: [0.0, 0.0, 0.0] for method in METHODS} | {"channels": [0.0] * 8}
     rewritten(found, lambda values: values["tensors"]["s"].update(zero | {"low": 0.0, "high": 0.0}))
     assert read_calibration(ready, found.path).limits("mse")["s"] == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda v: v["images"]["names"].append("another"), "names, asked and resumed_at contradict each other"),
+        (lambda v: v["images"].update(asked=4), "names, asked and resumed_at contradict each other"),
+        (lambda v: v["images"].update(names=[v["images"]["names"][0]] * 3), "names, asked and resumed_at contradict"),
+        (lambda v: v.update(resumed_at=3), "names, asked and resumed_at contradict each other"),
+        (lambda v: v.update(tensors={}), "no range has two ends"),
+        (
+            each(lambda t: t.update({name: [0.0] * 3 for name in METHODS} | {"low": 0.0, "high": 0.0})),
+            "no range has two",
+        ),
+        (each(lambda t: t.update(low=t["high"])), "no range has two ends"),
+    ],
+    ids=["a name more", "asked", "one name", "resumed", "no tensors", "all zero", "constant"],
+)
+def test_a_calibration_that_no_images_give_is_refused(
+    ready: Workspace, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    found = calibrated(ready)
+    rewritten(found, change)
+    assert says in refused(found)
+    with pytest.raises(ArtifactError, match="is no calibration of this version"):
+        build(ready, None, BuildOptions(("int8",), "onnxruntime"))
+    assert not list(ready.models.glob("*.int8*"))
+
+
+def test_a_calibration_that_was_changed_by_hand_is_refused(ready: Workspace) -> None:
+    found = calibrated(ready)
+    found.path.write_text(json.dumps(values_of(found) | {"marks": []}))
+    assert "it was changed since it was written: its checksum does not fit" in refused(found)
 
 
 def test_without_one_the_next_step_is_calibrate(workspace: Workspace) -> None:

@@ -294,12 +294,12 @@ def test_an_interrupted_build_leaves_nothing_that_counts(
     for file in (workspace / "engines").glob("*"):
         file.unlink()
     process = started(workspace, "build", "--fp32", "--runtime", "tensorrt-rtx")
-    _wait_for(workspace, "engines/.*.part", process)
+    _wait_for(workspace, "engines/.*.ffnet-part", process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, (out, err)
     assert "Traceback" not in err
-    assert not [p for p in (workspace / "engines").iterdir() if not p.name.endswith(".part")]
+    assert not [p for p in (workspace / "engines").iterdir() if not p.name.endswith(".ffnet-part")]
     nothing = ladder_of(workspace).nothing_ran()
     assert nothing
     assert nothing.exit_code == 4

@@ -63,8 +63,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_numbers(run: Cli, built: Pa
 
 def stopped(run: Cli, workspace: Path, root: Path, *args: str | Path) -> Path:
     """A journal with the first four images: a run whose result has no place to go, and then a cut."""
-    file = workspace / ("x" * 250 + ".json")
-    refused = run("eval", "cityscapes", "--root", root, "--json", file, "--workspace", workspace, *args)
+    refused = run("eval", "cityscapes", "--root", root, "--json", "/dev/full", "--workspace", workspace, *args)
     assert refused.code == 3, refused
     (journal,) = journals(workspace)
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:4]))
@@ -114,9 +113,8 @@ def test_predictions_that_are_gone_are_made_again(run: Cli, workspace: Path, str
 
 
 def test_a_result_that_cannot_be_delivered_is_not_lost(run: Cli, workspace: Path, streets: Path) -> None:
-    # A name that only the writer refuses, when all is computed.
-    file = workspace / ("x" * 250 + ".json")
-    refused = run("eval", "cityscapes", "--root", streets, *ONE, "--json", file, "--workspace", workspace)
+    # A place that only the writer refuses, when all is computed.
+    refused = run("eval", "cityscapes", "--root", streets, *ONE, "--json", "/dev/full", "--workspace", workspace)
     assert refused.code == 3, refused
     assert len(journals(workspace)) == 1
     again = scored(run, workspace, streets, *ONE, "--resume")

@@ -115,7 +115,7 @@ def test_the_commands_that_errors_name_renew_the_workspace(run: Cli, space: Work
 
 def test_an_old_calibration(run: Cli, space: Workspace) -> None:
     calibration = space.root / "calibration" / f"{STEM}.json"
-    put(calibration, {"schema": 2, "command": "calibrate", "kind": "calibration", "model": NAME, "tensors": {}})
+    put(calibration, {"schema": 3, "command": "calibrate", "kind": "calibration", "model": NAME, "tensors": {}})
     result = run("build", NAME, "--int8", "--runtime", "onnxruntime", "--workspace", space.root)
     assert (result.code, result.out) == (3, "")
     assert result.err == (
@@ -134,19 +134,19 @@ def test_inspect_says_that_a_file_is_of_another_version(run: Cli, space: Workspa
 
 def test_an_old_benchmark(run: Cli, tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
-    rewritten = {"schema": 2, "command": "bench", "mode": "compute", "model": STEM, "rungs": []}
+    rewritten = {"schema": 3, "command": "bench", "mode": "compute", "model": STEM, "rungs": []}
     put(file, rewritten)
     result = run("compare", file, file)
     assert (result.code, result.out) == (3, "")
-    assert result.err == f"error: {file} has schema 2 (3 was needed). Measure again.\n"
+    assert result.err == f"error: {file} has schema 3 (4 was needed). Measure again.\n"
 
 
 def test_an_old_evaluation(run: Cli, tmp_path: Path) -> None:
     file = tmp_path / "eval.json"
-    put(file, {"schema": 2, "command": "eval cityscapes", "model": STEM, "rungs": [], "images": []})
+    put(file, {"schema": 3, "command": "eval cityscapes", "model": STEM, "rungs": [], "images": []})
     result = run("eval", "merge", file)
     assert (result.code, result.out) == (3, "")
     assert result.err == (
-        f"error: {file} holds no result of eval of this version (schema 2 instead of 3). "
+        f"error: {file} holds no result of eval of this version (schema 3 instead of 4). "
         "Evaluate that shard again with --json.\n"
     )

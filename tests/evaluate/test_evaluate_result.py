@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 from support.places import GONE, damaged
-from support.results import ANSWERS, RESULTS, RUN, image
+from support.results import ANSWERS, RESULTS, RUN, image, part
+from support.seals import resealed
 
+from ffnet_deploy.artifacts.sealing import unsealed
 from ffnet_deploy.errors import DataError
-from ffnet_deploy.evaluate.merge import _read
 from ffnet_deploy.evaluate.outcome import Results
 from ffnet_deploy.evaluate.protocols import SegmentationProtocol
-from ffnet_deploy.evaluate.result import EVAL_SCHEMA, SetPart, read_evaluation
+from ffnet_deploy.evaluate.reread import read_evaluation, read_results
+from ffnet_deploy.evaluate.result import EVAL_SCHEMA, SetPart
 
 BOTH = pytest.mark.parametrize("results", [RESULTS, ANSWERS], ids=["cityscapes", "imagenet"])
 
@@ -25,15 +27,20 @@ def as_text(results: Results) -> str:
     return json.dumps(results.scored(run=RUN).to_json(), allow_nan=False)
 
 
+def true_values(results: Results) -> dict[str, Any]:
+    """The values of a file, without the checksum."""
+    return unsealed(as_text(results))
+
+
 def read(folder: Path, text: str) -> Results:
     file = folder / "result.json"
     file.write_text(text)
-    return _read(file)
+    return read_results(file)[1]
 
 
 def refused(folder: Path, values: dict[str, Any], says: str = "") -> None:
     with pytest.raises(DataError) as caught:
-        read(folder, json.dumps(values))
+        read(folder, resealed(values))
     message = str(caught.value)
     assert says in message
     assert str(folder / "result.json") in message
@@ -68,8 +75,8 @@ def test_more_keys_do_no_harm(tmp_path: Path, results: Results) -> None:
     values = json.loads(json.dumps(true))
     values["later"] = 1
     values["rungs"][0]["later"] = values["set"]["later"] = values["images"][0]["later"] = 1
-    again = read(tmp_path, json.dumps(values)).scored(run=RUN).to_json()
-    assert json.loads(json.dumps(again)) == {**true, "created": again["created"]}
+    again = read(tmp_path, resealed(values)).scored(run=RUN).to_json()
+    assert json.loads(json.dumps(again)) == {**true, "created": again["created"], "checksum": again["checksum"]}
 
 
 def test_the_hash_is_of_images_and_their_order() -> None:
@@ -116,7 +123,7 @@ STRANGE = "its images are not those that set.images and set.sha256 tell"
     ],
 )
 def test_other_json_is_refused(tmp_path: Path, change: Change) -> None:
-    values = json.loads(as_text(RESULTS))
+    values = true_values(RESULTS)
     change(values)
     refused(tmp_path, values, "holds no result of eval of this version")
 
@@ -125,6 +132,11 @@ def _without_rungs(values: dict[str, Any]) -> None:
     values["rungs"] = []
     for one in values["images"]:
         one.update(equal=[], confusion=[])
+
+
+def _another_truth(values: dict[str, Any]) -> None:
+    values["images"][2]["confusion"][3].clear()
+    values["images"][2]["equal"][3] = 0
 
 
 def _twice(values: dict[str, Any]) -> None:
@@ -157,24 +169,27 @@ def _twice(values: dict[str, Any]) -> None:
         (lambda v: v["protocol"].update(size=[64, 64]), "has 8192 pixels, and not 64x64"),
         (lambda v: v["images"][2].update(pixels=8191), "city/2 has 8191 pixels, and not 64x128"),
         (lambda v: v["images"][2]["equal"].__setitem__(1, 8191), "city/2: the reference does not agree with itself"),
-        (lambda v: v["images"][2]["equal"].__setitem__(3, 8193), "counts more than its 8192 pixels"),
+        (
+            lambda v: v["images"][2]["equal"].__setitem__(3, 8193),
+            "has 8193 labels of the reference, and its counts allow",
+        ),
         (lambda v: v["images"][2]["confusion"][3].update({"0": 8193}), "counts more than its 8192 pixels"),
         (lambda v: v["images"][2]["confusion"][3].update({"0": 2**31 + 1}), "less than or equal to"),
         (lambda v: v["images"][2]["confusion"][3].update({"361": 1}), "has no class pair 361"),
         (lambda v: v["images"][2]["confusion"][3].update({"-1": 1}), "has no class pair -1"),
         (lambda v: v["images"][2]["confusion"][3].update({"a\nb": 1}), "valid integer"),
         (lambda v: v["images"][2]["confusion"][3].update({"0": -1}), "greater than or equal to 0"),
-        (lambda v: v["images"][2]["confusion"][3].clear(), "has another truth for some rungs"),
+        (_another_truth, "has another truth for some rungs"),
         (lambda v: v["images"][2].update(name="a\nb", pixels=8191), "a b has 8191 pixels"),
         (lambda v: v.update(command="eval imagenet"), "are not of eval imagenet"),
-        (lambda v: v.update(images=json.loads(as_text(ANSWERS))["images"]), "val_0 has results of 2 rungs"),
-        (lambda v: v["rungs"][2].update(confusion=[[]]), "its confusion matrix does not fit its classes"),
-        (lambda v: v["rungs"][2]["confusion"][18].pop(), "its confusion matrix does not fit its classes"),
+        (lambda v: v.update(images=true_values(ANSWERS)["images"]), "val_0 has results of 2 rungs"),
+        (lambda v: v["rungs"][2].update(confusion=[[]]), "confusion is not what its images give"),
+        (lambda v: v["rungs"][2]["confusion"][18].pop(), "confusion.18 is not what its images give"),
         (_without_rungs, "the reference first"),
     ],
 )
 def test_what_contradicts_itself_is_refused(tmp_path: Path, change: Change, says: str) -> None:
-    values = json.loads(as_text(RESULTS))
+    values = true_values(RESULTS)
     change(values)
     refused(tmp_path, values, says)
 
@@ -194,13 +209,109 @@ def test_what_contradicts_itself_is_refused(tmp_path: Path, change: Change, says
     ],
 )
 def test_answers_that_contradict_themselves_are_refused(tmp_path: Path, change: Change, says: str) -> None:
-    values = json.loads(as_text(ANSWERS))
+    values = true_values(ANSWERS)
     change(values)
     refused(tmp_path, values, says)
 
 
+def of_rung(number: int, **fields: Any) -> Change:
+    return lambda values: values["rungs"][number].update(fields)
+
+
+def within(name: str, key: Any, value: Any) -> Change:
+    return lambda values: values["rungs"][3][name].__setitem__(key, value)
+
+
+def of_image(**fields: Any) -> Change:
+    return lambda values: values["images"][1].update(fields)
+
+
+def _less_confused(values: dict[str, Any]) -> None:
+    """A pixel more with the right label, and one less with a wrong one."""
+    pairs = values["images"][1]["confusion"][3]
+    right, wrong = next((str(20 * (int(at) // 19)), at) for at in pairs if int(at) % 20)
+    pairs[right] = pairs.get(right, 0) + 1
+    pairs[wrong] -= 1
+
+
+PERCENT = ("miou", "miou_categories", "pixel_accuracy", "mean_class_accuracy", "agreement")
+FORGED: dict[str, Change] = {
+    **{f"{name} {value}": of_rung(3, **{name: value}) for name in PERCENT for value in (99.5, 0.0)},
+    **{f"no {name}": of_rung(3, **{name: None}) for name in PERCENT},
+    "reference's miou": of_rung(0, miou=1.0),
+    "miou of true": of_rung(3, miou=True),
+    "name of the reference": lambda v: [rung.update(rung="onnx fp32") for rung in v["rungs"][:2]],
+    "drop": of_rung(3, drop=0.0),
+    "drop of the reference": of_rung(0, drop=1.0),
+    "interval": of_rung(3, drop_interval={"low": -0.1, "high": 0.1}),
+    "no interval": of_rung(3, drop_interval=None),
+    "iou": within("iou", "road", 99.0),
+    "iou of a class that is none": within("iou", "roads", 99.0),
+    "iou that is unknown": within("iou", "road", None),
+    "iou of a category": within("iou_categories", "flat", 99.0),
+    "confusion": lambda v: v["rungs"][3]["confusion"][0].__setitem__(0, 12345),
+    "half a count": lambda v: v["rungs"][3]["confusion"][0].__setitem__(0, 3.9),
+    "few pixels": of_rung(3, few_pixels=["road", "car"]),
+    "an image's counts": _less_confused,
+    "an image's agreement": lambda v: v["images"][1]["equal"].__setitem__(3, 8191),
+    "less agreement": lambda v: v["images"][1]["equal"].__setitem__(3, 1),
+    "half an agreement": lambda v: v["images"][1]["equal"].__setitem__(3, 3.9),
+    "a negative agreement": lambda v: v["images"][1]["equal"].__setitem__(3, -1),
+    "pixels": of_image(pixels=8193),
+    "hash of an image": of_image(sha256="0" * 64),
+    "name of an image": of_image(name="city/9"),
+    "names": lambda v: v["set"].update(names="0" * 64),
+    "hash of the set": lambda v: v["set"].update(sha256="0" * 64),
+    "total": lambda v: v["set"].update(total=6),
+    "images": lambda v: v["set"].update(images=4),
+    "taken over": lambda v: v["run"].update(images_taken_over=6),
+}
+"""What a table shows, a merge computes from, or a gate judges: one field changed, and the checksum made to fit."""
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_what_does_not_follow_from_the_images_is_refused(tmp_path: Path, what: str) -> None:
+    values = true_values(RESULTS)
+    FORGED[what](values)
+    refused(tmp_path, values)
+
+
+FORGED_ANSWERS: dict[str, Change] = {
+    **{
+        f"{name} {value}": of_rung(1, **{name: value})
+        for name in ("top1", "top5", "agreement")
+        for value in (99.5, 1.0)
+    },
+    "drop": of_rung(1, drop=-50.0),
+    "interval": of_rung(1, drop_interval={"low": -0.1, "high": 0.1}),
+    "images": of_rung(1, images=4),
+    "an answer": lambda v: v["images"][0]["best"].__setitem__(1, v["images"][0]["best"][0]),
+    "truth": of_image(truth=[7]),
+    "no truth": of_image(truth=[]),
+}
+
+
+@pytest.mark.parametrize("what", FORGED_ANSWERS)
+def test_what_does_not_follow_from_the_answers_is_refused(tmp_path: Path, what: str) -> None:
+    values = true_values(ANSWERS)
+    FORGED_ANSWERS[what](values)
+    refused(tmp_path, values)
+
+
+def test_a_result_changed_without_its_checksum_is_refused(tmp_path: Path) -> None:
+    text = as_text(RESULTS)
+    for forged in (
+        text.replace('"marks": ["untrained"]', '"marks": []'),
+        json.dumps(true_values(RESULTS)),
+        text.replace('"schema": ', '"schema": 1, "schema": '),
+    ):
+        assert forged != text
+        with pytest.raises(DataError, match=r"its checksum does not fit|a key twice"):
+            read(tmp_path, forged)
+
+
 def test_counts_that_stand_among_answers_are_refused(tmp_path: Path) -> None:
-    values, other = json.loads(as_text(ANSWERS)), json.loads(as_text(RESULTS))
+    values, other = true_values(ANSWERS), true_values(RESULTS)
     one = other["images"][0]
     values["images"][0] = {**one, "sha256": values["images"][0]["sha256"], "equal": [8192] * 2, "confusion": [{}, {}]}
     refused(tmp_path, values, "city/0 has no classes")
@@ -232,16 +343,16 @@ SMALL = replace(
 def test_no_field_can_be_damaged_unseen(tmp_path: Path, results: Results) -> None:
     # Two images are enough for every field, and so are the reference and one engine with one upsampling.
     small = SMALL if results is RESULTS else replace(results, images=results.images[:2])
-    small = replace(small, part=replace(results.part, total=2))
+    small = replace(small, part=part(list(small.images)))
 
     def error_of(text: str) -> str | None:
         try:
-            read(tmp_path, text)
+            read(tmp_path, resealed(json.loads(text)))
         except DataError as error:
             return str(error)
         return None
 
-    tried = list(damaged(as_text(small), error_of, MAPS))
+    tried = list(damaged(json.dumps(true_values(small)), error_of, MAPS))
     assert len(tried) > 400
     assert not [one for one in tried if "\n" in (one.error or "")]
     taken = [one[:2] for one in tried if one.error is None]

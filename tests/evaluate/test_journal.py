@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.seals import resealed
 
 from ffnet_deploy.artifacts.reading import parse
 from ffnet_deploy.errors import ArtifactError
@@ -114,6 +116,56 @@ def test_a_damaged_line_in_the_middle_costs_that_image_alone(tmp_path: Path, lin
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join((lines[0], line, lines[2])))
     assert read(tmp_path) == {"a": 1, "c": 3}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"name": "\\udcf6", "value": 1}',
+        b'{"name": "x", "name": "y", "value": 1}',
+        b'{"name": "x", "value": 1e3}',
+        b'{"name": "x", "value": "1"}',
+        b'{"name": "x", "value": ' + b"9" * 5000 + b"}",
+        b'{"name": ' + b"[" * 100_000,
+        b'{"name": "x", "value": 1, "checksum": "' + b"0" * 64 + b'"}',
+    ],
+    ids=["surrogate", "key twice", "float", "text", "digits", "nested", "other checksum"],
+)
+def test_a_strange_line_is_left_out_and_counted(tmp_path: Path, line: bytes) -> None:
+    path = written(tmp_path, *ABC)
+    with path.open("ab") as file:
+        file.write(line + b"\n")
+    with opened(tmp_path) as journal:
+        assert journal.damaged == 1
+        assert sorted(journal.done) == ["a", "b", "c"]
+        journal.add(Result("d", 4))
+    assert read(tmp_path) == {"a": 1, "b": 2, "c": 3, "d": 4}
+
+
+@pytest.mark.parametrize("value", [1.5, "1", None, True])
+def test_a_line_of_another_type_is_left_out_though_its_checksum_fits(tmp_path: Path, value: object) -> None:
+    path = written(tmp_path, *ABC)
+    with path.open("ab") as file:
+        file.write(resealed({"name": "x", "value": value}).encode() + b"\n")
+        file.write(resealed({"name": os.fsdecode(b"\xf6"), "value": 1}).encode() + b"\n")
+    with opened(tmp_path) as journal:
+        assert journal.damaged == 2
+
+
+def test_a_name_that_is_no_text_does_not_make_a_line_unreadable(tmp_path: Path) -> None:
+    written(tmp_path, Result(os.fsdecode(b"k\xf6ln/1"), 1))
+    assert read(tmp_path) == {"k\\xf6ln/1": 1}
+
+
+def test_a_link_in_place_of_a_journal_is_not_followed(tmp_path: Path) -> None:
+    folder, other = tmp_path / "unfinished", tmp_path / "other"
+    path = written(folder, *ABC)
+    path.unlink()
+    other.write_bytes(b"no journal")
+    path.symlink_to(other)
+    with pytest.raises(ArtifactError, match=r"cannot be written \(.*\)\. Free or unlock the folder\.$"):
+        opened(folder)
+    assert other.read_bytes() == b"no journal"
 
 
 def test_of_two_lines_the_later_one_counts(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from support.cli_runner import Cli, link_workspace
 from support.evaluations import ONE
+from support.seals import resealed
 
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.errors import DataError
@@ -61,6 +63,20 @@ def test_another_set_with_the_same_names_has_nothing_left_over(
     result = run("eval", "cityscapes", "--root", third, *ONE, "--workspace", space)
     assert result.code == 0
     assert SAID not in result.err
+
+
+def test_damaged_lines_are_left_out_and_that_is_said(interrupted: tuple[Path, Path]) -> None:
+    space, root = interrupted
+    (journal,) = space.glob("engines/unfinished/*")
+    first, second = journal.read_bytes().splitlines()
+    # Counts of another number of rungs, with a checksum that fits: never a traceback, now or later.
+    values = json.loads(second)
+    values.update(equal=values["equal"][:1], confusion=values["confusion"][:1])
+    journal.write_bytes(b"\n".join([first[:-20], b"{}", resealed(values).encode(), b""]))
+    found, told = evaluate(space, root, resume=True)
+    assert told == ["3 results of an interrupted run are damaged and left out: their images are evaluated again"]
+    assert found.file.run
+    assert found.file.run.images_taken_over == 0
 
 
 def test_the_same_set_has(run: Cli, interrupted: tuple[Path, Path], tmp_path: Path) -> None:

@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from support.cli_runner import Cli, Result, link_workspace, started
+from support.evaluations import rescored
+from support.seals import resealed
 
 from ffnet_deploy import cli
 from ffnet_deploy.artifacts.writing import hash_json
 from ffnet_deploy.synthetic.scenes import write_cityscapes
 
 ARGS = ("--threads", "1", "--align-corners", "auto")
-HOW = ("run", "created", "merged")
+HOW = ("run", "created", "merged", "checksum")
 SHARDS = 3
 
 
@@ -119,9 +121,9 @@ def test_a_gate_judges_the_whole(run: Cli, made: Made, tmp_path: Path) -> None:
             for at, count in image["confusion"][-1].items():
                 truth = int(at) // 19
                 wrong[str(19 * truth + (truth + 1) % 19)] += count
-            image["confusion"][-1] = wrong
+            image["confusion"][-1], image["equal"][-1] = wrong, 0
         files.append(tmp_path / f"{i}.json")
-        files[-1].write_text(json.dumps(values))
+        files[-1].write_text(rescored(values))
     refused = run("eval", "merge", *files, "--max-drop", gate, "--json", tmp_path / "merged.json")
     assert refused.code == 1
     assert "onnx fp16 emulated drops" in refused.err
@@ -198,7 +200,7 @@ OTHERS: dict[str, tuple[Change, str]] = {
     "marks": (lambda v: v.update(marks=[]), "different evaluations: marks"),
     "tools": (lambda v: v["tools"].update(numpy="0"), "different evaluations: tools"),
     "images lost": (_without_an_image, "its images are not those that set.images and set.sha256 tell"),
-    "version": (lambda v: v.update(schema=1), "holds no result of eval of this version (schema 1 instead of 3)"),
+    "version": (lambda v: v.update(schema=1), "holds no result of eval of this version (schema 1 instead of 4)"),
     "command": (lambda v: v.update(command="bench"), "holds no result of eval of this version"),
     "no images": (lambda v: v.pop("images"), "holds no result of eval of this version (images: field required)"),
     "no rungs": (lambda v: v.update(rungs=None), "holds no result of eval of this version"),
@@ -213,7 +215,7 @@ def test_a_shard_of_another_evaluation(run: Cli, made: Made, tmp_path: Path, wha
     values = made.shard(2)
     change(values)
     other = tmp_path / "other.json"
-    other.write_text(json.dumps(values))
+    other.write_text(resealed(values))
     refused(run("eval", "merge", made.shards[0], other, made.shards[2]), says)
 
 
@@ -228,7 +230,7 @@ def test_an_image_of_another_shard_twice(run: Cli, made: Made, tmp_path: Path) -
     values["images"][0] = strange
     _hashed(values)
     other = tmp_path / "other.json"
-    other.write_text(json.dumps(values))
+    other.write_text(rescored(values))
     refused(run("eval", "merge", made.shards[0], other, made.shards[2]), "do not hold the images of their set")
 
 
@@ -236,7 +238,7 @@ def test_an_image_that_is_none_of_the_set(run: Cli, made: Made, tmp_path: Path) 
     values = made.shard(2)
     values["images"][0]["name"] = "elsewhere/an_image"
     other = tmp_path / "other.json"
-    other.write_text(json.dumps(values))
+    other.write_text(resealed(values))
     refused(run("eval", "merge", made.shards[0], other, made.shards[2]), "do not hold the images of their set")
 
 
@@ -249,11 +251,11 @@ def test_shards_of_another_total(run: Cli, made: Made, tmp_path: Path) -> None:
         values["set"].update(total=7 if i == 1 else 6)
         _hashed(values)
         files.append(tmp_path / f"{i}.json")
-        files[-1].write_text(json.dumps(values))
+        files[-1].write_text(rescored(values))
     refused(run("eval", "merge", *files), f"2 images are not part 1 of {SHARDS} of 7")
     values = json.loads(files[0].read_text())
     values["set"].update(total=6)
-    files[0].write_text(json.dumps(values))
+    files[0].write_text(rescored(values))
     refused(run("eval", "merge", *files), "do not hold the images of their set")
 
 
@@ -264,7 +266,7 @@ def test_shards_without_a_counted_pixel(run: Cli, made: Made, tmp_path: Path) ->
         for image in values["images"]:
             image["confusion"] = [{} for _ in image["confusion"]]
         files.append(tmp_path / f"{i}.json")
-        files[-1].write_text(json.dumps(values))
+        files[-1].write_text(rescored(values))
     refused(run("eval", "merge", *files), "No pixel or image of these shards counts")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +103,31 @@ def test_a_damaged_label_map_is_computed_again(
     assert found.reference.computed == 1
     assert np.array_equal(wanted.scores[0].matrix, found.scores[0].matrix)
     assert evaluate(drawn, Opener(network(0)), [], tmp_path).reference.computed == 0
+
+
+def _bomb(path: Path) -> None:
+    """A PNG that says it is 200000x200000 pixels, with a checksum that fits."""
+    head = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", len(head)) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + path.read_bytes()[33:])
+
+
+def _other_mode(path: Path) -> None:
+    Image.new("RGB", SIZE[::-1]).save(path)
+
+
+def _other_format(path: Path) -> None:
+    Image.new("L", SIZE[::-1]).save(path, format="BMP")
+
+
+@pytest.mark.parametrize("forge", [_bomb, _other_mode, _other_format])
+def test_what_is_no_label_map_is_not_loaded(tmp_path: Path, forge: Callable[[Path], None]) -> None:
+    maps = LabelMaps(tmp_path, maps_key("a"))
+    maps.save("one", "0" * 64, np.zeros(SIZE, np.uint8))
+    (file,) = tmp_path.rglob("*.png")
+    assert maps.load("one", "0" * 64) is not None
+    forge(file)
+    assert maps.load("one", "0" * 64) is None
 
 
 def test_other_weights_have_label_maps_of_their_own(drawn: CityscapesSplit, tmp_path: Path) -> None:

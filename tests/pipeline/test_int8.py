@@ -13,6 +13,7 @@ import pytest
 from support.cli_runner import STEM, Cli, link_workspace, rewrite
 from support.fakes import SMALL, WorkerHere, small_graph
 from support.graphs import put_graph
+from support.seals import resealed
 
 from ffnet_deploy.artifacts.filenames import FileName
 from ffnet_deploy.artifacts.records import EngineRecord, load_record, record_path
@@ -247,7 +248,7 @@ def test_what_cannot_be_is_refused_before_any_work(
     if options.get("fewer"):
         values = json.loads(workspace.calibration(NAMED).read_text())
         values["tensors"].popitem()
-        rewrite(workspace.calibration(NAMED), json.dumps(values).encode())
+        rewrite(workspace.calibration(NAMED), resealed(values).encode())
     monkeypatch.setattr(story, "_source", None)
     asked = {"runtime": RTX, **{key: value for key, value in options.items() if key != "fewer"}}
     with pytest.raises((ArtifactError, PrecisionError, UsageError, MissingDependencyError), match=says):
@@ -260,7 +261,8 @@ def test_too_little_int8_is_refused_for_every_runtime(workspace: Workspace) -> N
     for name, found in values["tensors"].items():
         if name.startswith("backbone_model.layer3"):
             found.update({method: [0.0, 0.0, 0.0] for method in METHODS}, low=0.0, high=0.0)
-    rewrite(path, json.dumps(values).encode())
+            found["channels"] = [0.0] * len(found["channels"])
+    rewrite(path, resealed(values).encode())
     before = sha256_of(engine_in(workspace, "int8.onnxruntime.onnx"))
     with pytest.raises(EngineError, match=r"Only [0-9.]+ % of the multiply-accumulates are INT8 \(98\.0 % were needed"):
         build(workspace, None, BuildOptions(("int8",), "onnxruntime"))

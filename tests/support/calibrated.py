@@ -20,6 +20,7 @@ from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
 from ffnet_deploy.synthetic.scenes import draw_scene, write_cityscapes
 from support.fakes import SMALL
 from support.graphs import filled
+from support.seals import resealed
 
 STEM = f"{SMALL}@64x128"
 BLOCK = """
@@ -78,7 +79,7 @@ def values_of(found: Calibration) -> Any:
 
 
 def rewritten(found: Calibration, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the values in a calibration's file."""
+    """Change the values in a calibration's file, and make its checksum fit."""
     values = values_of(found)
     change(values)
-    found.path.write_text(json.dumps(values))
+    found.path.write_text(resealed(values))
