@@ -60,7 +60,9 @@ def tell(found: dict[str, list[Verdict]]) -> int:
 
 def main() -> None:
     """Read the arguments and fuzz."""
-    parser = argparse.ArgumentParser(prog="fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=10_000, help="over all readers")
     parser.add_argument("--reader", choices=sorted(READERS), action="append", help="these alone, each with all inputs")
     parser.add_argument("--seed", type=int, help="one input of each reader alone")

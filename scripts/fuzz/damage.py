@@ -1,14 +1,11 @@
-"""Damage to files: bytes, JSON values and folder trees, drawn from a seeded generator."""
+"""Damage to files: bytes and JSON values, drawn from a seeded generator."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
 
@@ -39,7 +36,9 @@ def _foreign() -> tuple[bytes, ...]:
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("a/b.txt", b"text")
-    array = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }".ljust(127) + b"\n" + bytes(8)
+    array = (
+        b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }".ljust(127) + b"\n" + bytes(8)
+    )
     pickled = b"\x80\x02cos\nsystem\nq\x00X\x04\x00\x00\x00trueq\x01\x85q\x02Rq\x03."
     return (
         b"", b"\0", b"\n", b"{}", b"[]", b"null", b"\xef\xbb\xbf{}", b"\xff\xfe{\0}\0", b"GIF89a\1\0\1\0\0\0\0;", array,
@@ -47,13 +46,13 @@ def _foreign() -> tuple[bytes, ...]:
     )  # fmt: skip
 
 
-_FOREIGN = _foreign()
+FOREIGN = _foreign()
 
 
 def damaged_bytes(rng: Random, data: bytes) -> tuple[bytes, str]:
     """Some bytes of a file changed, inserted or gone; and what was done."""
     if rng.random() < 0.03:
-        return rng.choice(_FOREIGN), "became a file of another kind"
+        return rng.choice(FOREIGN), "became a file of another kind"
     told = []
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         data, what = _once(rng, data)
@@ -101,12 +100,21 @@ def damaged_json(rng: Random, text: bytes) -> tuple[bytes, Change]:
         owner[key] = rng.choice(_VALUES)
         what += f"became {owner[key]!r}"
     own = sealed and path == f".{_SEAL}"
-    if sealed and not own:
-        values[_SEAL] = hash_json({name: value for name, value in values.items() if name != _SEAL})
     made = json.dumps(values, indent=2).replace(_AGAIN, "")
+    if sealed and not own:
+        made = resealed(made)
     for token, raw in _RAW.items():
         made = made.replace(token, raw)
     return made.encode(), Change(what, "same" if own else "other")
+
+
+def resealed(text: str) -> str:
+    """A JSON object with a checksum that is right again, without one as it is."""
+    values = json.loads(text)
+    if not isinstance(values, dict) or _SEAL not in values:
+        return text
+    right = hash_json({name: value for name, value in values.items() if name != _SEAL})
+    return text.replace(json.dumps(values[_SEAL]), json.dumps(right))
 
 
 def is_sealed(text: bytes) -> bool:
@@ -120,81 +128,3 @@ def _places(value: Any, path: str = "") -> Iterator[tuple[Any, Any, str]]:  # no
     for key in keys:
         yield value, key, f"{path}.{key}"
         yield from _places(value[key], f"{path}.{key}")
-
-
-# --- folder trees ---------------------------------------------------------------------------------------------------
-
-_CLUTTER = (b"Thumbs.db", b".DS_Store", b"._a.png", b"desktop.ini", b"__MACOSX", b"@eaDir", b".hidden", b"lost+found")
-_ODD = (
-    b"\xf6\xff.png", b"a\nb.png", b"\x1b[31mred.png", b"x" * 240 + b".png", b" .png", b"-.png", b"a\tb.json", b".png",
-    b"\xe2\x80\xae.png", b"n01440764", b"0", b"999", b"1000", b"\xff", b"x.onnx", b"y.onnx.json", b"z.engine", b"val.txt",
-    b"a.PNG", b"b.heic", b"c.parquet", b"val-00000-of-99999.parquet", "\u0663".encode(), "\u00b2".encode(),
-)  # fmt: skip
-
-
-def damaged_tree(rng: Random, root: Path, *, pipes: float = 0.01) -> Change:
-    """A file, a folder or a link that is new, gone, moved or of another kind."""
-    base = os.fsencode(root)
-    entries = sorted(os.path.join(where, name) for where, folders, files in os.walk(base) for name in (*folders, *files))
-    folders = [base, *(entry for entry in entries if os.path.isdir(entry) and not os.path.islink(entry))]
-    where, name = rng.choice(folders), rng.choice((rng.choice(_CLUTTER), rng.choice(_ODD), rng.choice(_ODD)))
-    victim = rng.choice(entries)
-    new = os.path.join(where, name)
-    if rng.random() < pipes:
-        _remove(victim)
-        os.mkfifo(victim)
-        return Change(f"{_told(victim, base)} became a pipe", "other")
-    draw = rng.randrange(8)
-    if draw >= 6:
-        return _replaced(rng, victim, base)
-    if os.path.lexists(new) or (draw == 3 and new.startswith(victim + b"/")):
-        return Change("nothing", "same")
-    _added(rng, draw, new, victim, where)
-    acts = ("a new file", "a copy", "a new folder", "moved there", "a link to the folder above", "a link to a name")
-    return Change(f"{_told(new, base)}: {acts[draw]} ({_told(victim, base)})", "other")
-
-
-def _added(rng: Random, draw: int, new: bytes, victim: bytes, where: bytes) -> None:
-    if draw == 0:
-        Path(os.fsdecode(new)).write_bytes(rng.choice(_FOREIGN))
-    elif draw == 1 and os.path.isfile(victim):
-        shutil.copyfile(victim, new)
-    elif draw in (1, 2):
-        os.mkdir(new)
-    elif draw == 3:
-        os.rename(victim, new)
-    elif draw == 4:
-        os.symlink(rng.choice((b"..", b".", where)), new)
-    else:
-        os.symlink(rng.choice((b"nowhere", name_of(new), victim)), new)
-
-
-def _replaced(rng: Random, victim: bytes, base: bytes) -> Change:
-    _remove(victim)
-    kind = rng.randrange(5)
-    if kind == 0:
-        os.mkdir(victim)
-    elif kind == 1:
-        os.symlink(b"nowhere", victim)
-    elif kind == 2:
-        os.symlink(name_of(victim), victim)
-    elif kind == 3:
-        Path(os.fsdecode(victim)).write_bytes(b"")
-    became = ("an empty folder", "a link to nothing", "a link to itself", "an empty file", "nothing")[kind]
-    return Change(f"{_told(victim, base)} became {became}", "other")
-
-
-def name_of(path: bytes) -> bytes:
-    """The last part of a path."""
-    return os.path.basename(path)
-
-
-def _remove(path: bytes) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
-
-
-def _told(path: bytes, base: bytes) -> str:
-    return repr(os.path.relpath(path, base))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import resource
 import shutil
 import sys
@@ -12,7 +13,7 @@ import time
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -21,7 +22,7 @@ from random import Random
 from typing import Any
 
 from ffnet_deploy.errors import FFNetDeployError
-from fuzz.damage import Change
+from fuzz.damage import Change, resealed
 from fuzz.reader import Reader
 
 LONGEST = 500
@@ -51,13 +52,33 @@ class Verdict:
         return self.kind not in ("same", "other", "unsealed", "refused")
 
 
+def made(reader: Reader, template: Path) -> None:
+    """Make a reader's whole files; equal ones at every run, or a seed would not be the same damage."""
+    template.mkdir(parents=True)
+    reader.make(template)
+    for path in template.rglob("*.json"):
+        if path.is_file() and (text := path.read_text("utf-8")) != (settled := _CREATED.sub(_THEN, text)):
+            path.write_text(resealed(settled), "utf-8")
+
+
+_CREATED = re.compile(r'"created": "[^"]*"')
+_THEN = '"created": "2026-01-01T00:00:00.000001+00:00"'
+
+
 def whole_of(reader: Reader, template: Path, scratch: Path) -> Any:  # noqa: ANN401 - whatever readers give
     """What a reader gives for undamaged files."""
     _copied(template, scratch)
     return reader.read(scratch)
 
 
-def judged(reader: Reader, seed: int, template: Path, scratch: Path, whole: object) -> Verdict:
+def judged(
+    reader: Reader,
+    seed: int,
+    template: Path,
+    scratch: Path,
+    whole: object,
+    tell: Callable[[str], object] = lambda _what: None,
+) -> Verdict:
     """Damage a copy of the template, read it, and judge what came out.
 
     Args:
@@ -66,9 +87,11 @@ def judged(reader: Reader, seed: int, template: Path, scratch: Path, whole: obje
         template: whole files.
         scratch: where to copy them; the reader always sees this path.
         whole: what they give.
+        tell: gets the damage before it is read.
     """
     _copied(template, scratch)
     change = reader.damage(Random(f"{reader.name}/{seed}"), scratch)  # noqa: S311 - the same at every run
+    tell(change.what)
     before = _digests(scratch, reader.writes)
     memory, started = _peak(), time.monotonic()
     with _overheard() as heard:
@@ -122,7 +145,7 @@ def _told(error: BaseException) -> str:
     ours = [frame for frame in frames if "ffnet_deploy" in Path(frame.filename).parts]
     where = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno} {ours[-1].name}" if ours else ""
     first = (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}{where}: {ascii(first[:120])}"
+    return f"{type(error).__name__}{where}: {first[:120]!a}"
 
 
 @contextmanager
@@ -142,7 +165,9 @@ def _overheard() -> Iterator[list[str]]:
             os.close(kept)
             file.seek(0)
             lines = [f"{one.category.__name__}: {one.message}" for one in warned]
-            heard += [ascii(line)[1:160] for line in (*lines, *file.read(10_000).decode("utf-8", "replace").splitlines())]
+            heard += [
+                ascii(line)[1:160] for line in (*lines, *file.read(10_000).decode("utf-8", "replace").splitlines())
+            ]
 
 
 def _peak() -> int:

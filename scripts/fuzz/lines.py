@@ -24,11 +24,11 @@ from fuzz.judge import BadOutputError, wrong_line
 from fuzz.reader import Reader
 
 _VALUES = (
-    "", " ", "-1", "0", "1", "2", "1e308", "nan", "inf", "-inf", "9" * 40, "9" * 5000, "0x10", "1.5", "\u0663", "\u00b2",
-    "\x1b[31mred", "a\nb", "\udcff", "x" * 300, "x" * 5000, "../../..", ".", "..", "/", "models", "a.json", "/dev/null",
-    SMALL, "classification_ffnet46NS_CBX_mobile", "1/2", "0/0", "2/1", "1/", "/", "-", "--", "1,4,8", "8,4,1", "1,1",
-    "None", "\u202e", "é", "~", "$HOME", "a,b", "sm86", "sm", "onnxruntime", "onnxruntime fp32", "fp16", "auto", "true",
-    "*", "[", "(", "\\", "file:///etc", "ftp://x", "a.json/b", "pytorch fp32", "entropy", "blur",
+    "", " ", "-1", "0", "1", "2", "1e308", "nan", "inf", "-inf", "9" * 40, "9" * 5000, "0x10", "1.5", "\u0663",
+    "\u00b2", "\x1b[31mred", "a\nb", "\udcff", "x" * 300, "x" * 5000, "../../..", ".", "..", "/", "models", "a.json",
+    "/dev/null", SMALL, "classification_ffnet46NS_CBX_mobile", "1/2", "0/0", "2/1", "1/", "/", "-", "--", "1,4,8",
+    "8,4,1", "1,1", "None", "\u202e", "é", "~", "$HOME", "a,b", "sm86", "sm", "onnxruntime", "onnxruntime fp32", "fp16",
+    "auto", "true", "*", "[", "(", "\\", "file:///etc", "ftp://x", "a.json/b", "pytorch fp32", "entropy", "blur",
 )  # fmt: skip
 _NOWHERE = ("--workspace", "empty")
 # Each with arguments that are always there and options of which some are; V stands for an odd value.
@@ -43,8 +43,8 @@ _LINES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("eval", "imagenet", "--root", "V"), ("--limit", "--shard", "--threads", "--real-labels", "--max-drop", "--json")),
     (("eval", "cityscapes", *_NOWHERE), ("--root", "--limit", "--shard")),
     (("export", "V", "--offline", *_NOWHERE), ("--weights", "--height", "--width", "--batch", "--opset", "--output")),
-    (("build", "V", *_NOWHERE), ("--batch", "--gpu", "--level", "--workspace-mb", "--keep-fp32", "--method", "--runtime",
-     "--io")),
+    (("build", "V", *_NOWHERE), ("--batch", "--gpu", "--level", "--workspace-mb", "--keep-fp32", "--method",
+     "--runtime", "--io")),
     (("calibrate", SMALL, "--data", "V"), ("--images", "--percentile", "--method", "--json")),
     (("bench", "V", *_NOWHERE), ("--iters", "--min-seconds", "--concurrency", "--threads", "--mode", "--json", "--only",
      "--device")),

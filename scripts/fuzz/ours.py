@@ -23,7 +23,13 @@ from ffnet_deploy.bench.result import read_benchmark
 from ffnet_deploy.calibration.histograms import Histogram
 from ffnet_deploy.calibration.methods import METHODS
 from ffnet_deploy.calibration.observe import CalibrationState
-from ffnet_deploy.calibration.record import CalibratedImages, CalibrationFile, MethodRange, TensorRanges, read_calibration
+from ffnet_deploy.calibration.record import (
+    CalibratedImages,
+    CalibrationFile,
+    MethodRange,
+    TensorRanges,
+    read_calibration,
+)
 from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.evaluate.journal import Journal
 from ffnet_deploy.evaluate.merge import merge
@@ -33,7 +39,7 @@ from ffnet_deploy.graph.current import current_graph
 from ffnet_deploy.pipeline.inspect import inspect
 from ffnet_deploy.synthetic import objects, scenes
 from ffnet_deploy.zoo.fetch import _Download
-from fuzz.reader import Reader
+from fuzz.reader import Reader, among
 
 _REMEDY = "ffnet-deploy build"
 _KINDS = (("graph.onnx", GraphRecord), ("engine.engine", EngineRecord), ("weights.pth", WeightsRecord))
@@ -149,7 +155,7 @@ def _journal(name: str, results: Results) -> Reader:
     def make(folder: Path) -> None:
         with _opened(results, folder) as journal:
             for image in results.images:
-                journal.add(image)  # type: ignore[arg-type]
+                journal.add(image)
 
     def read(folder: Path) -> Any:  # noqa: ANN401
         with _opened(results, folder) as journal:
@@ -158,14 +164,8 @@ def _journal(name: str, results: Results) -> Reader:
     return Reader(
         f"journal-{name}", make, read, ("*.jsonl",), writes=("*.jsonl",),
         # A line that is damaged is computed again.
-        agrees=lambda found, whole: found.items() <= _hashable(whole, found),
+        agrees=among,
     )  # fmt: skip
-
-
-def _hashable(whole: dict[str, Any], found: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Items of ``whole`` if all of ``found`` are among them, else none: counts hold dicts, which have no hash."""
-    same = all(key in whole and whole[key] == value for key, value in found.items())
-    return found.items() if same else {}.items()
 
 
 def _state(folder: Path) -> CalibrationState:

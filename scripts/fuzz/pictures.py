@@ -16,9 +16,9 @@ from ffnet_deploy.data.images import decode, decode_any
 from ffnet_deploy.data.pictures import find_pictures, load_pictures
 from ffnet_deploy.errors import FFNetDeployError
 from ffnet_deploy.evaluate.reference import LabelMaps, ReferenceModel, _MapsKey
-from fuzz.reader import Reader
+from fuzz.damage import Allowed
+from fuzz.reader import Reader, among
 
-_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F", "LAB", "YCbCr")
 _KINDS: dict[str, dict[str, tuple[dict[str, Any], ...]]] = {
     "PNG": {mode: ({},) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")},
     "JPEG": {"L": ({},), "RGB": ({}, {"progressive": True}, {"subsampling": 0}), "CMYK": ({},)},
@@ -44,7 +44,7 @@ def pixels(seed: int = 0, sides: tuple[int, int] = SIDES) -> np.ndarray:
     """uint8 (H, W, 3): a gradient with noise."""
     rng = np.random.default_rng(seed)
     ramp = np.add.outer(np.arange(sides[0]), np.arange(sides[1]))[..., None] * np.array([3, 5, 2])
-    return (ramp + rng.integers(0, 60, (*sides, 3))).clip(0, 255).astype(np.uint8)
+    return np.asarray((ramp + rng.integers(0, 60, (*sides, 3))).clip(0, 255), np.uint8)
 
 
 def encoded(kind: str, mode: str, **options: Any) -> bytes:  # noqa: ANN401 - of Pillow's writers
@@ -89,11 +89,6 @@ def _each(read: Callable[[Path], Any]) -> Callable[[Path], dict[str, Any]]:
         return found
 
     return read_all
-
-
-def among(found: dict[str, Any], whole: dict[str, Any]) -> bool:
-    """Whether every part of a result is the whole files' too."""
-    return all(name in whole and whole[name] == value for name, value in found.items())
 
 
 def _any(path: Path) -> Any:  # noqa: ANN401
@@ -149,9 +144,16 @@ def _loaded(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _kind(kind: str, share: float) -> Reader:
-    allowed = "same" if kind == "PNG" else "other"
+    allowed: Allowed = "same" if kind == "PNG" else "other"
     return Reader(
-        f"picture-{kind.lower()}", _write_kind(kind), _each(_any), ("*",), allowed, alone=True, agrees=among, share=share
+        f"picture-{kind.lower()}",
+        _write_kind(kind),
+        _each(_any),
+        ("*",),
+        allowed,
+        alone=True,
+        agrees=among,
+        share=share,
     )
 
 

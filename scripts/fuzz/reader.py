@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from fuzz.damage import Allowed, Change, damaged_bytes, damaged_json, damaged_tree, is_sealed
+from fuzz.damage import Allowed, Change, damaged_bytes, damaged_json, is_sealed
+from fuzz.trees import damaged_tree
 
 
 def finite(value: Any) -> bool:  # noqa: ANN401 - whatever readers give
@@ -27,6 +28,11 @@ def finite(value: Any) -> bool:  # noqa: ANN401 - whatever readers give
     if isinstance(value, Mapping):
         return all(map(finite, value.values()))
     return all(map(finite, value)) if isinstance(value, list | tuple) else True
+
+
+def among(found: dict[str, Any], whole: dict[str, Any]) -> bool:
+    """Whether every part of a result is the whole files' too."""
+    return all(name in whole and whole[name] == value for name, value in found.items())
 
 
 @dataclass(frozen=True)

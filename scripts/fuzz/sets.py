@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -31,15 +33,14 @@ def _write_streets(folder: Path) -> None:
 
 
 def _write_zips(folder: Path) -> None:
-    _write_streets(folder / "drawn")
-    for i, kind in enumerate(("leftImg8bit", "gtFine")):
-        with zipfile.ZipFile(folder / f"{kind}_trainvaltest.zip", "w", (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[i]) as zipped:
-            for path in sorted((folder / "drawn").rglob(f"{kind}/**/*.png")):
-                zipped.write(path, path.relative_to(folder / "drawn"))
-                path.unlink()
-    for path in sorted((folder / "drawn").rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    (folder / "drawn").rmdir()
+    drawn = folder / "drawn"
+    _write_streets(drawn)
+    for kind, method in (("leftImg8bit", zipfile.ZIP_STORED), ("gtFine", zipfile.ZIP_DEFLATED)):
+        with zipfile.ZipFile(folder / f"{kind}_trainvaltest.zip", "w") as zipped:
+            for path in sorted((drawn / kind).rglob("*.png")):
+                # Not with the time of the file.
+                zipped.writestr(zipfile.ZipInfo(str(path.relative_to(drawn))), path.read_bytes(), method)
+    shutil.rmtree(drawn)
 
 
 def _read_streets(folder: Path) -> Any:  # noqa: ANN401
@@ -100,7 +101,9 @@ def _devkit() -> dict[str, bytes]:
         table[row, 0] = (row + 1, _WNIDS[label], "a thing, with, commas", 0)
     out = io.BytesIO()
     savemat(out, {"synsets": table})
-    return {"ILSVRC2012_validation_ground_truth.txt": b"1\n2\n3\n", "meta.mat": out.getvalue()}
+    # Its head has the time.
+    synsets = b"MATLAB 5.0 MAT-file".ljust(116) + out.getvalue()[116:]
+    return {"ILSVRC2012_validation_ground_truth.txt": b"1\n2\n3\n", "meta.mat": synsets}
 
 
 def _with_devkit(folder: Path) -> None:
@@ -109,23 +112,25 @@ def _with_devkit(folder: Path) -> None:
         _put(folder / "ILSVRC2012_devkit_t12" / "data" / name, data)
 
 
-def _tar(path: Path, files: dict[str, bytes], mode: str) -> None:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+def _tar(path: Path, files: dict[str, bytes], pack: Callable[[bytes], bytes] = bytes) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
+    path.write_bytes(pack(out.getvalue()))
 
 
 def _with_devkit_archive(folder: Path) -> None:
     _flat(folder)
     files = {f"ILSVRC2012_devkit_t12/data/{name}": data for name, data in _devkit().items()}
-    _tar(folder / "ILSVRC2012_devkit_t12.tar.gz", files, "w:gz")
+    _tar(folder / "ILSVRC2012_devkit_t12.tar.gz", files, lambda data: gzip.compress(data, mtime=0))
 
 
 def _with_tar(folder: Path) -> None:
     _with_list(folder)
-    _tar(folder / "ILSVRC2012_img_val.tar", {_file(n): _jpeg(n) for n in _TRUTH}, "w")
+    _tar(folder / "ILSVRC2012_img_val.tar", {_file(n): _jpeg(n) for n in _TRUTH})
     for number in _TRUTH:
         (folder / "val" / _file(number)).unlink()
     (folder / "val").rmdir()
@@ -177,5 +182,7 @@ READERS = (
     _set("devkit-archive", _with_devkit_archive, "*.tar.gz", share=0.7),
     _set("tar", _with_tar, "*.tar", allowed="other", read=_read_pictures),
     _set("parquet", _with_shards, "data/*", allowed="other", read=_read_pictures),
-    Reader("imagenet-real", _write_real, lambda folder: real_labels_from(folder / "real.json"), ("*",), "other", share=0.1),
+    Reader(
+        "imagenet-real", _write_real, lambda folder: real_labels_from(folder / "real.json"), ("*",), "other", share=0.1
+    ),
 )

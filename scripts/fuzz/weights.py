@@ -6,6 +6,7 @@ import hashlib
 import io
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from support.calibrated import block
 from support.fakes import SMALL, SMALL_SHAPE
 from support.graphs import put_graph
 from support.recorded import engine_record, stamp_for
-
-from dataclasses import replace
 
 from ffnet_deploy.artifacts.records import keep
 from ffnet_deploy.artifacts.workspace import Workspace
@@ -63,8 +62,8 @@ def _write_archive(folder: Path) -> None:
     (folder / "source").mkdir()
     with zipfile.ZipFile(folder / "source" / f"{_ARCHIVE}.zip", "w") as archive:
         for i, method in enumerate((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)):
-            archive.writestr(f"{_ARCHIVE}/{_ARCHIVE}_{i}{ENDING}", _saved(), method)
-        archive.writestr(f"{_ARCHIVE}/README.txt", b"what is not taken")
+            archive.writestr(zipfile.ZipInfo(f"{_ARCHIVE}/{_ARCHIVE}_{i}{ENDING}"), _saved(), method)
+        archive.writestr(zipfile.ZipInfo(f"{_ARCHIVE}/README.txt"), b"what is not taken")
 
 
 def _unpack(folder: Path) -> Any:  # noqa: ANN401
@@ -126,11 +125,22 @@ def _run_resealed(folder: Path) -> Any:  # noqa: ANN401
     return _run_engine(copy)
 
 
+def _write_zip(folder: Path) -> None:
+    (folder / "a.pth").write_bytes(_saved())
+
+
+def _write_pickle(folder: Path) -> None:
+    (folder / "a.pth").write_bytes(_saved(zipped=False))
+
+
+def _read_state(folder: Path) -> Any:  # noqa: ANN401
+    return _facts(read_state(folder / "a.pth"))
+
+
+_COPY = ("resealed", "resealed/*")
 READERS = (
-    Reader("state-zip", lambda f: (f / "a.pth").write_bytes(_saved()) and None, lambda f: _facts(read_state(f / "a.pth")),
-           ("*",)),
-    Reader("state-pickle", lambda f: (f / "a.pth").write_bytes(_saved(zipped=False)) and None,
-           lambda f: _facts(read_state(f / "a.pth")), ("*",), "other"),
+    Reader("state-zip", _write_zip, _read_state, ("*",)),
+    Reader("state-pickle", _write_pickle, _read_state, ("*",), "other"),
     Reader("network", _write_network, _read_network, ("*",), share=0.05),
     Reader("archive", _write_archive, _unpack, ("source/*",), writes=("out", "out/*")),
     # The record of first use may be written again where a line of it is gone.
@@ -138,5 +148,5 @@ READERS = (
     Reader("sums-weights", _write_sums, _check_sums, ("*.pth", "b/*.pth"), share=0.3),
     Reader("graph", _put_graph, _look_at_graph, ("models/*.onnx",), "other"),
     Reader("engine", _put_engine, _run_engine, ("*",), share=0.5),
-    Reader("engine-resealed", _put_engine, _run_resealed, ("*.onnx",), "other", writes=("resealed", "resealed/*"), share=0.3),
-)  # fmt: skip
+    Reader("engine-resealed", _put_engine, _run_resealed, ("*.onnx",), "other", writes=_COPY, share=0.3),
+)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from fuzz.judge import SLOW_S, Verdict, judged, whole_of
+from fuzz.judge import SLOW_S, Verdict, judged, made, whole_of
 from fuzz.reader import Reader
 
 _BATCH = 200
@@ -37,7 +37,9 @@ def verdicts(reader: Reader, seeds: Sequence[int], folder: Path, slow_s: float =
 
 def _judged_apart(reader: Reader, seeds: Sequence[int], folder: Path, slow_s: float) -> Iterator[Verdict]:
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=_work, args=(reader, seeds, folder, theirs), daemon=True)
+    process = multiprocessing.get_context("fork").Process(
+        target=_work, args=(reader, seeds, folder, theirs), daemon=True
+    )
     process.start()
     theirs.close()
     try:
@@ -66,13 +68,16 @@ def _raise_if_failed(reader: Reader, ours: Connection) -> None:
 
 
 def _next(ours: Connection, process: multiprocessing.process.BaseProcess, seed: int, slow_s: float) -> Verdict:
-    if not ours.poll(slow_s):
-        return Verdict(seed, "see --reader and --seed", "slow", f"more than {slow_s:g} s")
+    what = "not known"
     try:
+        # What is done comes before what becomes of it.
+        what = ours.recv()
+        if not ours.poll(slow_s):
+            return Verdict(seed, what, "slow", f"more than {slow_s:g} s")
         verdict: Verdict = ours.recv()
     except EOFError:
         process.join()
-        return Verdict(seed, "see --reader and --seed", "died", f"exit code {process.exitcode}")
+        return Verdict(seed, what, "died", f"exit code {process.exitcode}")
     return verdict
 
 
@@ -80,8 +85,7 @@ def _work(reader: Reader, seeds: Sequence[int], folder: Path, theirs: Connection
     template, scratch = folder / "whole", folder / "scratch"
     try:
         if not template.exists():
-            template.mkdir(parents=True)
-            reader.make(template)
+            made(reader, template)
         whole = whole_of(reader, template, scratch)
     except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
         theirs.send(repr(error))
@@ -91,4 +95,4 @@ def _work(reader: Reader, seeds: Sequence[int], folder: Path, theirs: Connection
     resource.setrlimit(resource.RLIMIT_AS, (size + _ROOM, size + _ROOM))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for seed in seeds:
-        theirs.send(judged(reader, seed, template, scratch, whole))
+        theirs.send(judged(reader, seed, template, scratch, whole, theirs.send))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,8 @@ def state(root: Path) -> dict[str, str]:
 def _digest(path: Path) -> str:
     data = path.read_bytes()
     if path.suffix == ".json":
-        try:
+        with suppress(ValueError):
             data = json.dumps(_lasting(json.loads(data)), sort_keys=True).encode()
-        except ValueError:
-            pass
     return hashlib.sha256(data).hexdigest()
 
 

@@ -25,7 +25,7 @@ from ffnet_deploy.synthetic import objects
 from ffnet_deploy.synthetic.scenes import write_cityscapes
 from ffnet_deploy.zoo.archive import ENDING
 from ffnet_deploy.zoo.specs import find
-from kill_test import Scenario
+from kills.killing import Scenario
 
 _CLASSIFIER = "classification_ffnet46NS_CBX_mobile"
 _CLASSES = """
@@ -88,6 +88,7 @@ def _with_engines(folder: Path) -> None:
 
 def _with_classes(folder: Path) -> None:
     from ffnet_deploy.pipeline.build import BuildOptions, build
+
     space = Workspace(folder)
     data = filled(_CLASSES).SerializeToString(deterministic=True)
     options = GraphOptions(shape=(1, 3, 224, 224), opset=20, contract=(224, 224))
@@ -105,7 +106,9 @@ def _with_classes(folder: Path) -> None:
     for number, (wnid, kind) in enumerate(list(objects.OBJECT_KINDS.items())[:4]):
         (folder / "pictures" / "val" / wnid).mkdir(parents=True)
         for i in range(2):
-            Image.fromarray(objects.draw_object(kind, 2 * number + i)).save(folder / "pictures" / "val" / wnid / f"{i}.JPEG")
+            Image.fromarray(objects.draw_object(kind, 2 * number + i)).save(
+                folder / "pictures" / "val" / wnid / f"{i}.JPEG"
+            )
     build(space, None, BuildOptions(runtime="onnxruntime"))
 
 
