@@ -138,7 +138,7 @@ def scenarios() -> list[Scenario]:
         of("eval cityscapes", _with_engines, 10, *streets, *_ROUND),
         of("eval predictions", _with_engines, 10, *streets, *_ROUND, "--save-predictions", "predictions"),
         of("eval imagenet", _with_classes, 8, *pictures, *_ROUND),
-        of("bench", _with_engines, 4, *bench),
+        of("bench", _with_engines, 3, *bench),
         of("export", _with_graph, 6, *export),
         Scenario("demo", _demo, share=4),
     ]

@@ -72,7 +72,7 @@ def first(reader: Reader, folder: Path, slow_s: float = 20.0) -> Verdict:
 
 
 def look_up(_: Path) -> Any:
-    return dict(number=1)["absent"]
+    return {"number": 1}["absent"]
 
 
 def change_a_file(folder: Path) -> None:
