@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import resource
 from collections.abc import Iterator, Sequence
@@ -83,6 +84,8 @@ def _next(ours: Connection, process: multiprocessing.process.BaseProcess, seed: 
 
 def _work(reader: Reader, seeds: Sequence[int], folder: Path, theirs: Connection) -> None:
     template, scratch = folder / "whole", folder / "scratch"
+    # A crash is told by the parent.
+    faulthandler.disable()
     try:
         if not template.exists():
             made(reader, template)
