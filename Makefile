@@ -67,7 +67,7 @@ check-demo: demo ## what the demo's trained weights must show
 fuzz: $(READY) ## damaged files for every reader: the same result, or one line (about five minutes)
 	PYTHONPATH=scripts:tests $(BIN)/python -m fuzz $(FUZZ)
 
-kill-test: $(READY) ## kill every command that writes, 100 times in all, and run it again (about ten minutes)
+kill-test: $(READY) ## kill every command that writes, 100 times in all, and run it again (about 15 minutes)
 	PYTHONPATH=tests $(BIN)/python scripts/kill_test.py $(KILLS)
 
 docs: $(READY) ## write the generated parts of README.md and docs/ again
