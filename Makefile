@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .PHONY: help setup demo test lint types unit coverage export-zoo build-zoo bench-eval bench-cpu bench-calibration bench-int8 \
-	int8-methods check-demo sweep-sizes docs clean
+	int8-methods check-demo sweep-sizes fuzz kill-test docs clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,12 @@ check-demo: demo ## what the demo's trained weights must show
 
 sweep-sizes: $(READY) ## graphs of any batch against PyTorch at ten odd sizes (about three minutes)
 	$(BIN)/python -m pytest -m slow tests/graph/test_nearest.py
+
+fuzz: $(READY) ## damaged files for every reader: the same result, or one line (about five minutes)
+	PYTHONPATH=scripts:tests $(BIN)/python -m fuzz $(FUZZ)
+
+kill-test: $(READY) ## kill every command that writes, 100 times in all, and run it again (about 15 minutes)
+	PYTHONPATH=tests $(BIN)/python scripts/kill_test.py $(KILLS)
 
 docs: $(READY) ## write the generated parts of README.md and docs/ again
 	$(BIN)/python scripts/make_docs.py

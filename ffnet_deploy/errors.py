@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from ffnet_deploy.foreign import shown
 
-_LONGEST, _LONG_WORD = 500, 80
+_LONGEST, _LONG_WORD = 500, 120
 """Characters of a message, and of a name in one that is too long."""
 
 
@@ -42,12 +42,12 @@ class FFNetDeployError(Exception):
 
 
 def _bounded(line: str) -> str:
-    """A message of bounded length: long names are cut in their middle, but for those in a command."""
+    """A message of bounded length. A command in it stays whole: with a part of it missing it would do something else."""
     if len(line) <= _LONGEST:
         return line
     told, run, command = line.partition(" Run: ")
-    line = "".join((" ".join(_cut(word, _LONG_WORD) for word in told.split(" ")), run, command))
-    return _cut(line, _LONGEST)
+    told = " ".join(_cut(word, _LONG_WORD) for word in told.split(" "))
+    return f"{_cut(told, max(_LONGEST - len(run + command), _LONGEST // 2))}{run}{command}"
 
 
 def _cut(text: str, length: int) -> str:

@@ -35,7 +35,7 @@ COMMANDS = (
 )  # fmt: skip
 # In the order in which they may import each other.
 ROOMS = (
-    "errors.py", "progress.py", "artifacts/", "machine/", "zoo/", "data/", "synthetic/", "graph/", "runtimes/",
+    "foreign.py", "errors.py", "progress.py", "artifacts/", "machine/", "zoo/", "data/", "synthetic/", "graph/", "runtimes/",
     "metrics.py", "calibration/", "ladder.py", "verify/", "evaluate/", "bench/", "pipeline/", "report/", "demo/",
     "api.py", "commands/", "cli.py",
 )  # fmt: skip

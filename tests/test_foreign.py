@@ -29,6 +29,13 @@ def test_every_error_is_one_line_of_bounded_length() -> None:
     long = str(DataError(f"{'found ' * 200}. Run: ffnet-deploy export NAME"))
     assert len(long) <= 500
     assert long.startswith("found found")
+    command = f"Run: ffnet-deploy export NAME --weights {'w' * 300}"
+    assert str(DataError(f"{'found ' * 200}. {command}")).endswith(f" {command}")
+    name = "n" * 600
+    assert (
+        str(DataError(f"{name} is no file (why). Name another."))
+        == f"{name[:58]}...{name[:58]} is no file (why). Name another."
+    )
     assert long.endswith("Run: ffnet-deploy export NAME")
 
 

@@ -50,7 +50,7 @@ def test_eval_scores_and_reuses_the_reference(run: Cli, workspace: Path, streets
     first = run("eval", "cityscapes", "--root", streets, "--json", "-", "--workspace", workspace)
     assert first.code == 0, first.err
     values = json.loads(first.out)
-    assert values["schema"] == 3
+    assert values["schema"] == 4
     assert (values["command"], values["model"]) == ("eval cityscapes", STEM)
     assert {key: values["set"][key] for key in ("title", "layout", "total", "images", "limit", "shard")} == {
         "title": "custom set, 7 images", "layout": "folders, label ids", "total": 7, "images": 7, "limit": None,
@@ -79,7 +79,7 @@ def test_eval_scores_and_reuses_the_reference(run: Cli, workspace: Path, streets
         known = [value for value in rung["iou"].values() if value is not None]
         assert rung["miou"] == pytest.approx(sum(known) / len(known), rel=1e-12)
     assert len(values["images"]) == 7
-    assert list(values)[-1] == "images"
+    assert list(values)[-2:] == ["images", "checksum"]
     assert values["marks"] == ["untrained", "off contract"]
     run_facts = values["run"]
     assert (run_facts["reference_reused"], run_facts["images_taken_over"], values["error"]) == (False, 0, None)

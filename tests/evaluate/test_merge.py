@@ -281,7 +281,7 @@ def test_a_result_that_is_an_error_is_none(run: Cli, built: Path, tmp_path: Path
     file = tmp_path / "1.json"
     args = ("--root", tmp_path / "none", "--shard", "1/2", "--json", file, "--workspace", built)
     assert run("eval", "cityscapes", *args).code == 3
-    refused(run("eval", "merge", file), f"{file} is of a shard that failed ({tmp_path / 'none'}")
+    refused(run("eval", "merge", file), f"{file} is of a shard that failed (")
 
 
 def test_files_that_are_not_there(run: Cli, tmp_path: Path) -> None:
