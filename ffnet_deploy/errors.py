@@ -42,7 +42,7 @@ class FFNetDeployError(Exception):
 
 
 def _bounded(line: str) -> str:
-    """A message of bounded length. A command in it stays whole: with a part of it missing it would do something else."""
+    """A message of bounded length. A command in it stays whole: cut, it would do something else."""
     if len(line) <= _LONGEST:
         return line
     told, run, command = line.partition(" Run: ")

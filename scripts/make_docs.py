@@ -35,9 +35,9 @@ COMMANDS = (
 )  # fmt: skip
 # In the order in which they may import each other.
 ROOMS = (
-    "foreign.py", "errors.py", "progress.py", "artifacts/", "machine/", "zoo/", "data/", "synthetic/", "graph/", "runtimes/",
-    "metrics.py", "calibration/", "ladder.py", "verify/", "evaluate/", "bench/", "pipeline/", "report/", "demo/",
-    "api.py", "commands/", "cli.py",
+    "foreign.py", "errors.py", "progress.py", "artifacts/", "machine/", "zoo/", "data/", "synthetic/", "graph/",
+    "runtimes/", "metrics.py", "calibration/", "ladder.py", "verify/", "evaluate/", "bench/", "pipeline/",
+    "report/", "demo/", "api.py", "commands/", "cli.py",
 )  # fmt: skip
 RECORDED = ("export", "build", "bench", "eval", "refusal")
 """The commands of docs/measurements/four_commands.json, in its order."""

@@ -15,6 +15,7 @@ from support.recorded import engine_path, engine_record, graph_record, put, stam
 from support.results import ANSWERS, RESULTS, RUN
 
 from ffnet_deploy.artifacts.records import EngineRecord, GraphRecord, WeightsRecord, keep, load_record
+from ffnet_deploy.artifacts.sealing import sealed
 from ffnet_deploy.artifacts.values import SourceFile
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.artifacts.writing import write_json
@@ -34,11 +35,12 @@ from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.evaluate.journal import Journal
 from ffnet_deploy.evaluate.merge import merge
 from ffnet_deploy.evaluate.outcome import Results, task_of
-from ffnet_deploy.evaluate.result import read_evaluation
+from ffnet_deploy.evaluate.reread import read_evaluation
 from ffnet_deploy.graph.current import current_graph
 from ffnet_deploy.pipeline.inspect import inspect
 from ffnet_deploy.synthetic import objects, scenes
-from ffnet_deploy.zoo.fetch import _Download
+from ffnet_deploy.zoo.address import Address
+from ffnet_deploy.zoo.download import Download
 from fuzz.reader import Reader, among
 
 _REMEDY = "ffnet-deploy build"
@@ -86,7 +88,8 @@ def _read_inspected(folder: Path) -> Any:  # noqa: ANN401
 
 def _write_calibration(path: Path, graph: str, sha256: str) -> None:
     span = MethodRange(1.25, 0.0, 1.25)
-    tensors = TensorRanges(0.0, 1.5, 4096, (0.5, 1.5, 0.25), **dict.fromkeys(METHODS, span))
+    spans = {**dict.fromkeys(METHODS, span), "max": MethodRange(1.5, 0.0, 1.5)}
+    tensors = TensorRanges(0.0, 1.5, 4096, (0.5, 1.5, 0.25), **spans)
     file = CalibrationFile(
         created="2026-01-01T00:00:00+00:00",
         model="segmentation_ffnet46NS_CCC_mobile",
@@ -100,7 +103,7 @@ def _write_calibration(path: Path, graph: str, sha256: str) -> None:
         resumed_at=0,
         tensors={"a": tensors, "b": tensors},
     )
-    write_json(path, asdict(file))
+    write_json(path, sealed(asdict(file)))
 
 
 def _make_calibration(folder: Path) -> None:
@@ -169,7 +172,7 @@ def _journal(name: str, results: Results) -> Reader:
 
 
 def _state(folder: Path) -> CalibrationState:
-    return CalibrationState(folder / "a.partial.npz", "0" * 64)
+    return CalibrationState(folder / "a.partial", "0" * 64)
 
 
 def _make_partial(folder: Path) -> None:
@@ -181,7 +184,7 @@ def _make_partial(folder: Path) -> None:
 
 
 def _read_partial(folder: Path) -> Any:  # noqa: ANN401
-    histograms, done = _state(folder).load(("a", "b"))
+    histograms, done = _state(folder).load({"a": 500, "b": 500}, 3)
     hashes = [hashlib.sha256(one.counts.tobytes()).hexdigest() for one in histograms.values()]
     return done, hashes, [(one.low, one.high) for one in histograms.values()]
 
@@ -216,13 +219,13 @@ def _objects_again(folder: Path) -> Any:  # noqa: ANN401
     return _drawn(folder)
 
 
-def _download(folder: Path) -> _Download:
-    return _Download("ffnet46N", "https://example.org/ffnet46N.zip", folder)
+def _download(folder: Path) -> Download:
+    return Download("ffnet46N", Address.of("https://example.org/ffnet46N.zip"), folder)
 
 
 def _make_download(folder: Path) -> None:
     job = _download(folder)
-    write_json(job.note, {"url": job.url, "version": '"an-etag"', "total": 1000})
+    write_json(job.note, sealed({"url": str(job.address), "version": '"an-etag"', "total": 1000}))
     job.part.write_bytes(b"x" * 100)
 
 
@@ -245,7 +248,7 @@ READERS = (
     Reader("scenes-marker", _draw_scenes, _scenes_again, ("*.json",), writes=("*.json",), share=0.5),
     Reader("objects-marker", _draw_objects, _objects_again, ("*.json",), writes=("*.json",), share=0.1),
     Reader(
-        "download-note", _make_download, lambda folder: _download(folder).kept(), (".downloads/*.json",), "other",
+        "download-note", _make_download, lambda folder: _download(folder).kept(), ("*/.download.json",), "other",
         share=0.3, fits=_continues,
     ),
 )  # fmt: skip

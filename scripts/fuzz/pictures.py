@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ffnet_deploy.data.images import decode, decode_any
+from ffnet_deploy.data.decoding import decode_labels, decode_picture, decode_rgb
 from ffnet_deploy.data.pictures import find_pictures, load_pictures
 from ffnet_deploy.errors import FFNetDeployError
 from ffnet_deploy.evaluate.reference import LabelMaps, ReferenceModel, _MapsKey
@@ -92,14 +92,14 @@ def _each(read: Callable[[Path], Any]) -> Callable[[Path], dict[str, Any]]:
 
 
 def _any(path: Path) -> Any:  # noqa: ANN401
-    image = decode_any(str(path), path.read_bytes())
+    image = decode_picture(path, path.read_bytes())
     assert image.mode == "RGB"
     assert min(image.size) > 0
     return image.size, hashlib.sha256(image.tobytes()).hexdigest()
 
 
 def _ours(path: Path) -> Any:  # noqa: ANN401
-    found = decode(path, path.read_bytes(), path.stem)
+    found = (decode_rgb if path.stem == "RGB" else decode_labels)(path, path.read_bytes())
     return found.shape, str(found.dtype), hashlib.sha256(found.tobytes()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.bench.result import read_benchmark
 from ffnet_deploy.calibration.record import read_calibration
 from ffnet_deploy.errors import FFNetDeployError
-from ffnet_deploy.evaluate.result import read_evaluation
+from ffnet_deploy.evaluate.reread import read_evaluation
 
 _TIMES = ("created", "seconds", "run", "checksum", "resumed_at")
 """Of JSON files: what no two runs have in common, and what follows from it."""
@@ -61,9 +61,9 @@ def _read(path: Path) -> bool:
     if path.suffix in (".onnx", ".engine", ".pth"):
         check_file(path, read_record(path, remedy="again"), remedy="again")
     elif path.suffix == ".png":
-        from ffnet_deploy.data.images import decode
+        from ffnet_deploy.data.decoding import decode_labels, decode_rgb
 
-        decode(path, path.read_bytes(), "RGB" if path.stem.endswith("leftImg8bit") else "L")
+        (decode_rgb if path.stem.endswith("leftImg8bit") else decode_labels)(path, path.read_bytes())
     elif path.suffix == ".json" and path.parent.name == "calibration":
         read_calibration(Workspace(path.parent.parent), path)
     elif path.suffix == ".json" and path.parent.name in _FOLDERS:
