@@ -91,10 +91,19 @@ class Workspace:
         return sorted(mine, key=lambda item: item.path.name)
 
     def _recorded(self, folder: Path, wanted: Callable[[str], bool]) -> list[tuple[Path, AnyRecord]]:
-        files = {p for ending in ("onnx", "engine") for p in folder.glob(f"*.{ending}")}
-        files |= {p.with_suffix("") for ending in ("onnx", "engine") for p in folder.glob(f"*.{ending}.json")}
+        try:
+            # Not glob, which takes a folder that cannot be read for an empty one.
+            there = list(folder.iterdir())
+        except FileNotFoundError:
+            there = []
+        files = {p for p in there if p.suffix in _KEPT}
+        files |= {p.with_suffix("") for p in there if p.suffix == ".json" and p.with_suffix("").suffix in _KEPT}
         chosen = sorted(p for p in files if not p.name.startswith(".") and wanted(p.name))
         return [(p, read_record(p, remedy=str(by_name(p.name).in_workspace(self.root)))) for p in chosen]
+
+
+_KEPT = (".onnx", ".engine")
+"""Endings of files with records."""
 
 
 def _may_be_exported(file: str) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import struct
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -29,8 +33,9 @@ _DAMAGED = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, 
             OverflowError, ZeroDivisionError, AttributeError, RuntimeError, struct.error)  # fmt: skip
 """What Pillow's readers raise on damaged files of some format or other."""
 
-# Pillow warns of pictures above its own limit. Ours is enforced here.
+# Pillow warns of pictures above its own limit, and of odd metadata. Ours is enforced here, and nothing uses the other.
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def decode_rgb(where: object, data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -120,7 +125,20 @@ def _told(where: object) -> Iterator[None]:
         ) from error
 
 
+@cache
+def _quieten_libtiff() -> None:
+    """Keep Pillow's own libtiff from printing to stderr what its error says too; where it cannot be found it may."""
+    with suppress(OSError, AttributeError):
+        maps = Path("/proc/self/maps").read_text("utf-8", "replace")
+        for path in {line.split()[-1] for line in maps.splitlines() if "libtiff" in line}:
+            library = ctypes.CDLL(path)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
+
+
 def _opened(data: bytes) -> Image.Image:
+    if data.startswith((b"II", b"MM")):
+        _quieten_libtiff()
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
     if image.width * image.height > MOST_PIXELS:
         # Where Pillow only warns.

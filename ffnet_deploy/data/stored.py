@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import stat
 import struct
 import threading
 import zipfile
@@ -50,7 +51,11 @@ class File:
 
     def read(self) -> bytes:
         try:
-            _check_size(self, self.path.stat().st_size)
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                # Reading a pipe would wait for ever.
+                raise _unreadable(self, OSError("it is no file"))
+            _check_size(self, status.st_size)
             return self.path.read_bytes()
         except OSError as error:
             raise _unreadable(self, error) from error

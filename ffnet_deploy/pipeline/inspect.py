@@ -94,7 +94,8 @@ def inspect(workspace: Workspace, path: Path) -> Inspection:
         WeightsError: a ``.pth`` that is damaged, hostile, or no state dict.
     """
     if not path.is_file():
-        raise ArtifactError(f"{path} does not exist (a file was needed). Name a graph, an engine or a weight file.")
+        found = "is no file" if path.exists() else "does not exist"
+        raise ArtifactError(f"{path} {found} (a file was needed). Name a graph, an engine or a weight file.")
     size = path.stat().st_size
     if path.suffix == ".json" and path.parent.name == "calibration":
         return _calibration(workspace, path)

@@ -26,6 +26,8 @@ VERSION = 2
 SMALLEST = 64
 """Height and width below which a scene has no room for its objects."""
 
+_MOST_SCENES = 100_000
+"""Of a city; no more are looked for to be deleted, whatever the marker says."""
 _MOST_THREADS = 4
 """Each holds about 100 MB while it draws a scene of 1024x2048."""
 
@@ -134,7 +136,7 @@ def write_cityscapes(
         asked = {"version": VERSION, "seed": seed, "size": list(size), "scenes": count}
         before = written.get(f"{split}/{city}", {})
         if before != asked or not all(p.is_file() for i in range(count) for p in _files(root, split, city, i)):
-            for index in range(count, int(before.get("scenes", 0))):
+            for index in range(count, min(int(before.get("scenes", 0)), _MOST_SCENES)):
                 for path in _files(root, split, city, index):
                     path.unlink(missing_ok=True)
             for index in _drawn(root, split, city, count, seed, size):

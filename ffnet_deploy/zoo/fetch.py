@@ -128,7 +128,8 @@ def _one_at_a_time(archive: str, folder: Path) -> Iterator[None]:
 def _from_folder(archive: str, folder: Path, source: Path, progress: _Report, again: bool) -> Fetched:
     zipped = source / f"{archive}.zip"
     wanted = published(archive)
-    found = [path for place in (source, source / archive) for path in sorted(place.glob("*.pth"))]
+    places = [place for place in (source, source / archive) if place.is_dir()]
+    found = [path for place in places for path in sorted(place.iterdir()) if path.suffix == ".pth"]
     loose = [path for path in found if path.name in wanted and path.is_file()]
     with _one_at_a_time(archive, folder):
         if zipped.is_file():

@@ -155,7 +155,7 @@ def _overheard() -> Iterator[list[str]]:
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file, warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("default")
+        warnings.simplefilter("default", append=True)
         os.dup2(file.fileno(), 2)
         try:
             yield heard

@@ -72,10 +72,10 @@ def rows_of(shard: Path) -> Iterator[tuple[PackedPicture, int]]:
                     "Use shards of imagenet-1k as published."
                 )
             table = file.read(columns=["image.path", "label"] if has_path else ["label"])
-    except (pa.ArrowException, OSError) as error:
+        labels = table.column("label").to_pylist()
+        files = [(image or {}).get("path") for image in table.column("image").to_pylist()] if has_path else []
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(shard, error) from error
-    labels = table.column("label").to_pylist()
-    files = [(image or {}).get("path") for image in table.column("image").to_pylist()] if has_path else []
     for row, label in enumerate(labels):
         if label is None or not 0 <= label < CLASSES:
             raise DataError(

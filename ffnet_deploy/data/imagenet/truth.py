@@ -14,7 +14,8 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ffnet_deploy.errors import DataError, needs
+from ffnet_deploy.data.imagenet.synsets import leaves
+from ffnet_deploy.errors import DataError
 from ffnet_deploy.foreign import load_json
 
 CLASSES = 1000
@@ -167,10 +168,7 @@ def _add(path: Path, labels: dict[str, int], name: str, label: int) -> None:
 
 
 def _from_devkit(path: Path, read: Callable[[str], bytes]) -> dict[str, int]:
-    """Line i has picture i's ILSVRC2012_ID. It is not the rank of a wnid; the synset table gives the wnid.
-
-    Source: torchvision ``datasets/imagenet.py`` (synsets without children are the 1000 classes).
-    """
+    """Line i has picture i's ILSVRC2012_ID. It is not the rank of a wnid; the synset table gives the wnid."""
     ids = _synsets(path, read(_SYNSETS))
     labels: dict[str, int] = {}
     for number, line in enumerate(read(_TRUTH).decode("utf-8", "replace").split(), 1):
@@ -186,17 +184,11 @@ def _from_devkit(path: Path, read: Callable[[str], bytes]) -> dict[str, int]:
 
 def _synsets(path: Path, data: bytes) -> dict[int, int]:
     """Class index by ILSVRC2012_ID."""
-    with needs("scipy"):
-        from scipy.io import loadmat
     try:
-        table = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"]
-        rows = zip(table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True)
-        leaves = {int(number): str(wnid) for number, wnid, children in rows if int(children) == 0}
-    except Exception as error:
-        raise DataError(
-            f"{_SYNSETS} of {path} cannot be read ({type(error).__name__}: {error}). Download {_DEVKIT}.tar.gz again."
-        ) from error
-    return {number: wnids()[wnid] for number, wnid in leaves.items() if wnid in wnids()}
+        found = leaves(data)
+    except ValueError as error:
+        raise DataError(f"{_SYNSETS} of {path} cannot be read ({error}). Download {_DEVKIT}.tar.gz again.") from error
+    return {number: wnids()[wnid] for number, wnid in found if wnid in wnids()}
 
 
 def _file(folder: Path, name: str) -> bytes:
