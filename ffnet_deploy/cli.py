@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -18,15 +17,16 @@ from ffnet_deploy.commands.compare import compare
 from ffnet_deploy.commands.demo import demo
 from ffnet_deploy.commands.doctor import doctor
 from ffnet_deploy.commands.evaluate import eval_app
+from ffnet_deploy.commands.expected import expected
 from ffnet_deploy.commands.export import export
 from ffnet_deploy.commands.grouped import GroupedCommand
 from ffnet_deploy.commands.inspect import inspect
 from ffnet_deploy.commands.interrupts import CtrlC
 from ffnet_deploy.commands.models import models
-from ffnet_deploy.commands.output import flush, say, tell
+from ffnet_deploy.commands.output import flush, prepare_streams, say, tell
 from ffnet_deploy.commands.verify import verify
 from ffnet_deploy.commands.weights import weights_app
-from ffnet_deploy.errors import ArtifactError, FFNetDeployError
+from ffnet_deploy.errors import FFNetDeployError
 from ffnet_deploy.machine.threads import wait_asleep
 
 app = typer.Typer(
@@ -75,41 +75,18 @@ def _run() -> None:
     """
     # Libraries warn of what nobody here can change, with paths of theirs. What matters is raised as an error.
     warnings.simplefilter("ignore")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal of another encoding shows what it lacks as an escape.
-            stream.reconfigure(errors="backslashreplace")
-    try:
+    prepare_streams()
+    with expected():
         try:
             app()
-        finally:
-            flush()
-    except OSError as error:
-        raise _refused(error) from error
-    except MemoryError as error:
-        raise ArtifactError(_NO_MEMORY) from error
-    except RuntimeError as error:
-        # PyTorch has no class for it on the CPU.
-        if "can't allocate memory" not in str(error):
+        except SystemExit as end:
+            if not end.code:
+                flush()
             raise
-        raise ArtifactError(_NO_MEMORY) from error
-
-
-_NO_MEMORY = "There is not enough memory. Free some, or give the command less to do at once."
-
-
-_LONG_NAME = 100
-
-
-def _refused(error: OSError) -> FFNetDeployError:
-    """What a path or the output could not be used for. The places that know more say more."""
-    reason = error.strerror or str(error)
-    if error.filename is None:
-        return ArtifactError(f"Not all could be written ({reason}). Free the disk, or write to another place.")
-    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else str(error.filename)
-    if len(name) > _LONG_NAME:
-        name = f"{name[:_LONG_NAME]}... ({len(name)} characters)"
-    return ArtifactError(f"{name} cannot be used ({reason}). Check its name and permissions, or name another.")
+        finally:
+            # After an error it is told, and not that there was no room for the output either.
+            with suppress(OSError):
+                flush()
 
 
 if __name__ == "__main__":

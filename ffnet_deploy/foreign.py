@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from typing import Any, NoReturn
@@ -45,7 +46,9 @@ def load_json(text: bytes | str, *, unique_keys: bool = False) -> Any:  # noqa: 
         ValueError: no JSON, nested too deeply, or with NaN or infinite numbers; the message is one line.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique if unique_keys else None)
+        return json.loads(
+            text, parse_constant=_refuse, parse_float=_finite, object_pairs_hook=_unique if unique_keys else None
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -57,6 +60,11 @@ def _refuse(constant: str) -> NoReturn:
 def reason(error: BaseException) -> str:
     """What an exception of another library says, in one line: the first that is not empty, else what it is called."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text[:20])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def test_every_error_is_one_line_of_bounded_length() -> None:
         ('{"a":' * 200_000, "nested too deeply"),
         ("[NaN]", "the number NaN"),
         ("[-Infinity]", "the number -Infinity"),
+        ("[1e999]", "the number 1e999"),
         ("1" * 5000, "4300 digits"),
         (b"{\xff\xff}", "decode"),
         ("", "Expecting value"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from ffnet_deploy.commands.expected import expected
 from ffnet_deploy.errors import ArtifactError, FFNetDeployError, UsageError, facts_of_error
 from ffnet_deploy.foreign import shown
 
@@ -21,6 +24,16 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
+
+
+def prepare_streams() -> None:
+    """Let output never be a traceback: closed streams swallow it, and a terminal shows what it lacks as an escape."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - for the whole process
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:
@@ -87,7 +100,7 @@ def space_at(folder: Path) -> Workspace:
     """
     from ffnet_deploy.artifacts.workspace import Workspace
 
-    if not str(folder).isascii() and "\\x" in shown(folder):
+    if re.search("[\udc80-\udcff]", str(folder)):
         raise UsageError(f"--workspace {folder} is not UTF-8 (the runtimes need it). Name another.")
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--workspace {folder} is a file (a folder was needed). Name another.")
@@ -136,7 +149,8 @@ def json_errors(json_file: str | None, command: str, schema: int) -> Iterator[No
     """Write an error where the JSON result would have gone."""
     _check_json(json_file)
     try:
-        yield
+        with expected():
+            yield
     except FFNetDeployError as error:
         if json_file:
             from ffnet_deploy.artifacts.records import now

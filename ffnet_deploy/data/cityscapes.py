@@ -133,7 +133,9 @@ def is_root(folder: Path) -> bool:
         return False
     inside = ((folder / "leftImg8bit"), folder / "leftImg8bit_trainvaltest")
     return any(path.exists() for path in inside) or any(
-        "leftImg8bit" in PurePosixPath(member).parts for archive in _archives(folder) for member in members(archive)
+        "leftImg8bit" in PurePosixPath(member).parts
+        for archive in _archives(folder)
+        for member in _members(archive, folder / "leftImg8bit_trainvaltest.zip")
     )
 
 
@@ -169,7 +171,7 @@ def _place(root: Path, kind: str, split: str) -> _Place | None:
     inside = re.compile(rf"(?:^|/){kind}/{split}/(.+)$")
     found = []
     for archive in _archives(root):
-        matches = ((inside.search(member), member) for member in members(archive))
+        matches = ((inside.search(member), member) for member in _members(archive, root / f"{kind}_trainvaltest.zip"))
         files = {
             shown(match[1]): ZipMember(archive, member)
             for match, member in matches
@@ -183,6 +185,16 @@ def _place(root: Path, kind: str, split: str) -> _Place | None:
             "Move the other away."
         )
     return found[0] if found else None
+
+
+def _members(archive: Path, official: Path) -> list[str]:
+    """Names in an archive; none if it cannot be read, unless it is the official one: others may lie there too."""
+    try:
+        return members(archive)
+    except DataError:
+        if archive == official:
+            raise
+        return []
 
 
 def _archives(root: Path) -> list[Path]:

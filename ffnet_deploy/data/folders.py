@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ffnet_deploy.errors import DataError
 
@@ -33,31 +34,64 @@ def is_unread_picture(name: str) -> bool:
     return name.lower().endswith(_NOT_READ)
 
 
-def entries(folder: Path) -> list[Path]:
+class Entry(NamedTuple):
+    """What lies in a folder, as listing it told: no further look at each file is needed."""
+
+    path: Path
+    is_folder: bool
+    is_file: bool
+
+
+def listed(folder: Path) -> list[Entry]:
     """What lies in a folder, by name; links are followed, clutter is passed over.
 
     Raises:
         DataError: it cannot be read, or a link in it leads nowhere.
     """
+    found = []
     try:
-        found = sorted(path for path in folder.iterdir() if not is_clutter(path.name))
+        with os.scandir(folder) as there:
+            for entry in there:
+                if is_clutter(entry.name):
+                    continue
+                if entry.is_symlink() and not (folder / entry.name).exists():
+                    raise DataError(
+                        f"{folder / entry.name} is a link that leads nowhere (a file or folder was needed). "
+                        "Restore or remove it."
+                    )
+                found.append(Entry(folder / entry.name, entry.is_dir(), entry.is_file()))
     except OSError as error:
         raise DataError(
             f"{folder} cannot be read ({error.strerror}). Check its permissions, or name another folder."
         ) from error
-    for path in found:
-        if path.is_symlink() and not path.exists():
-            raise DataError(f"{path} is a link that leads nowhere (a file or folder was needed). Restore or remove it.")
-    return found
+    return sorted(found)
+
+
+def entries(folder: Path) -> list[Path]:
+    """The paths of :func:`listed`.
+
+    Raises:
+        DataError: as there.
+    """
+    return [entry.path for entry in listed(folder)]
 
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures directly in a folder, by name; other files are passed over.
 
     Raises:
-        DataError: as of :func:`entries`, or a picture of a kind that is not read.
+        DataError: as of :func:`listed`, or a picture of a kind that is not read.
     """
-    return [path for path in entries(folder) if _counts(path)]
+    return pictures_of(listed(folder))
+
+
+def pictures_of(there: Iterable[Entry]) -> list[Path]:
+    """The pictures among what lies in a folder.
+
+    Raises:
+        DataError: a picture of a kind that is not read.
+    """
+    return [entry.path for entry in there if _counts(entry)]
 
 
 def pictures_below(folder: Path) -> Iterator[Path]:
@@ -73,31 +107,31 @@ def pictures_below(folder: Path) -> Iterator[Path]:
         if real in seen:
             return
         seen.add(real)
-        for path in entries(where):
-            if path.is_dir():
-                yield from walk(path)
-            elif _counts(path):
-                yield path
+        for entry in listed(where):
+            if entry.is_folder:
+                yield from walk(entry.path)
+            elif _counts(entry):
+                yield entry.path
 
     return walk(folder)
 
 
-def _counts(path: Path) -> bool:
-    """Whether a path is a picture.
+def _counts(entry: Entry) -> bool:
+    """Whether something in a folder is a picture.
 
     Raises:
         DataError: it is one of a kind that is not read, or has a picture's name and is no file.
     """
-    if path.is_dir():
+    if entry.is_folder:
         return False
-    if is_unread_picture(path.name):
+    if is_unread_picture(entry.path.name):
         raise DataError(
-            f"{path} is a picture of a kind that is not read ({', '.join(PICTURES)} are). "
+            f"{entry.path} is a picture of a kind that is not read ({', '.join(PICTURES)} are). "
             "Convert such files, or move them out of the folder."
         )
-    if not is_picture(path.name):
+    if not is_picture(entry.path.name):
         return False
-    if not path.is_file():
+    if not entry.is_file:
         # Reading a pipe would wait for ever.
-        raise DataError(f"{path} is no file (a picture was needed). Remove it from the folder.")
+        raise DataError(f"{entry.path} is no file (a picture was needed). Remove it from the folder.")
     return True

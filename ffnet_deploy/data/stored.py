@@ -128,7 +128,9 @@ def members(archive: Path) -> list[str]:
         DataError: it is no zip archive, or damaged.
     """
     try:
-        return [info.filename for info in _opened(archive).infolist() if not info.is_dir()]
+        # Not kept open: of many archives in a folder few hold what is looked for.
+        with zipfile.ZipFile(archive) as file:
+            return [info.filename for info in file.infolist() if not info.is_dir()]
     except _DAMAGED as error:
         raise DataError(f"{archive} cannot be read as a zip archive ({error}). Download it again.") from error
 

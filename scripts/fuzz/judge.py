@@ -155,7 +155,9 @@ def _overheard() -> Iterator[list[str]]:
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file, warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("default", append=True)
+        warnings.simplefilter("default")
+        # As where pictures are decoded.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
         os.dup2(file.fileno(), 2)
         try:
             yield heard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -88,6 +89,22 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     done = program("models", stdout=write)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + 13, b"")
+
+
+def test_output_that_is_closed_is_no_traceback() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m ffnet_deploy.cli models >&-"], check=False, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_the_system_refuses_replaces_an_older_result(run: Cli, here: Path) -> None:
+    (here / "r.json").write_text('{"command": "verify", "rungs": []}')
+    result = run("verify", "--images", LONG, "--json", here / "r.json")
+    assert result.code == 3
+    error = json.loads((here / "r.json").read_text())["error"]
+    assert error["exit_code"] == 3
+    assert "(File name too long)" in error["message"]
 
 
 def test_a_terminal_of_few_characters_is_no_error(here: Path) -> None:

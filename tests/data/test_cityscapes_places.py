@@ -76,6 +76,16 @@ def test_two_archives_of_one_part_are_refused(drawn: Path, tmp_path: Path) -> No
     assert "b.zip both hold leftImg8bit/val (one archive was needed). Move the other away." in refused(tmp_path)
 
 
+def test_an_archive_that_cannot_be_read_is_in_nobodys_way_unless_it_is_the_official_one(
+    drawn: Path, tmp_path: Path
+) -> None:
+    zipped(drawn, tmp_path / "both.zip", *KINDS)
+    (tmp_path / "half.zip").write_bytes(b"PK\3\4 and no more")
+    assert len(find_split(tmp_path).samples) == 2
+    (tmp_path / "half.zip").rename(tmp_path / "gtFine_trainvaltest.zip")
+    assert "gtFine_trainvaltest.zip cannot be read as a zip archive" in refused(tmp_path)
+
+
 def test_links_to_cities_are_followed(drawn: Path, tmp_path: Path) -> None:
     for kind in KINDS:
         (tmp_path / kind / "val").mkdir(parents=True)

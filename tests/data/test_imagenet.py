@@ -440,6 +440,22 @@ def test_shards_are_complete_or_refused(tmp_path: Path) -> None:
     assert "3 shards" in refused(tmp_path)
 
 
+def test_clutter_in_the_tar_is_passed_over_and_pictures_of_other_kinds_are_not(tmp_path: Path) -> None:
+    files = {file_name(n): encoded(n) for n in TRUTH}
+    tar_of(tmp_path / "ILSVRC2012_img_val.tar", files | {"val/._b.gif": b"x", "__MACOSX/val/x.heic": b"x"})
+    put(tmp_path / "val.txt", val_txt())
+    assert len(find_set(tmp_path).samples) == len(TRUTH)
+    tar_of(tmp_path / "ILSVRC2012_img_val.tar", files | {"val/b.gif": b"x"})
+    assert "holds b.gif, a picture of a kind that is not read" in refused(tmp_path)
+
+
+def test_what_lies_where_the_user_stands_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_devkit(tmp_path)
+    put(tmp_path / "json.py", "raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert len(find_set(tmp_path).samples) == len(TRUTH)
+
+
 def test_strange_shards(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     put(path, b"PAR1 and no more")

@@ -154,15 +154,15 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty(tmp_path / "a.png", tmp_path / "locked" / "b.png")
-    real = Path.iterdir
+    real = os.scandir
 
     # Root may read anything, so the kernel's answer is played.
-    def iterdir(path: Path) -> Iterator[Path]:
+    def scandir(path: Path) -> object:
         if path.name == "locked":
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return real(path)
 
-    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(DataError, match=r"locked cannot be read \(Permission denied\)\. Check its permissions"):
         find_pictures(tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import sys
@@ -109,9 +110,11 @@ def crash(_: Path) -> None:
 
 
 def take_all(_: Path) -> None:
-    taken = bytearray(96 << 20)
-    assert taken
-    refuse()
+    # Not from Python's heap, which may have that much to spare.
+    with mmap.mmap(-1, 256 << 20) as taken:
+        for page in range(0, len(taken), mmap.PAGESIZE):
+            taken[page] = 1
+        refuse()
 
 
 @pytest.mark.parametrize(

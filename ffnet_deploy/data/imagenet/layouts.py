@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ffnet_deploy.data.folders import entries, pictures_in
+from ffnet_deploy.data.folders import listed, pictures_of
 from ffnet_deploy.data.imagenet.packed import PackedPicture, shards_in, tar_pictures
 from ffnet_deploy.data.imagenet.truth import class_of, stem_of, truth_beside, wnid_in
 from ffnet_deploy.data.stored import File
@@ -30,7 +30,7 @@ def class_folders(root: Path, split: Literal["train", "val"]) -> Path | None:
 
 
 def _has_class(folder: Path) -> bool:
-    return any(class_of(path.name) is not None for path in entries(folder) if path.is_dir())
+    return any(class_of(path.name) is not None for path in folder.iterdir() if path.is_dir())
 
 
 class Found(NamedTuple):
@@ -95,8 +95,9 @@ def _tar(path: Path, folders: Sequence[Path]) -> Layout:
 
 def _folder(root: Path, folder: Path) -> Layout | None:
     """Class folders, or plain files with their truth elsewhere; None if there are neither."""
-    folders = [path for path in entries(folder) if path.is_dir()]
-    pictures = pictures_in(folder)
+    there = listed(folder)
+    folders = [entry.path for entry in there if entry.is_folder]
+    pictures = pictures_of(there)
     if folder == root and not any(class_of(path.name) is not None for path in folders):
         folders = []
     if folders and pictures:
@@ -143,10 +144,11 @@ def _class_folders(folder: Path, folders: Sequence[Path]) -> Layout:
 
 
 def _pictures_of(folder: Path) -> list[Path]:
-    deeper = next((path for path in entries(folder) if path.is_dir()), None)
+    there = listed(folder)
+    deeper = next((entry.path for entry in there if entry.is_folder), None)
     if deeper:
         raise DataError(f"{deeper} is a folder (pictures alone were needed in a class folder). Move it away.")
-    files = pictures_in(folder)
+    files = pictures_of(there)
     if not files:
         raise DataError(f"{folder} holds no picture (some of its class were needed). Copy them, or remove the folder.")
     return files

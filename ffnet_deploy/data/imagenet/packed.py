@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ffnet_deploy.data.folders import entries, is_clutter, is_picture, is_unread_picture
+from ffnet_deploy.data.folders import PICTURES, entries, is_clutter, is_picture, is_unread_picture
 from ffnet_deploy.data.stored import Slice, Stored
 from ffnet_deploy.errors import DataError
 from ffnet_deploy.foreign import shown
@@ -41,9 +41,14 @@ def tar_pictures(path: Path) -> list[PackedPicture]:
     found = []
     for member, offset, size in members:
         name = shown(PurePosixPath(member).name)
+        if any(map(is_clutter, PurePosixPath(member).parts)):
+            continue
         if is_unread_picture(name):
-            raise DataError(f"{path} holds {name}, a picture of a kind that is not read. Download the archive again.")
-        if is_picture(name) and not any(map(is_clutter, PurePosixPath(member).parts)):
+            raise DataError(
+                f"{path} holds {name}, a picture of a kind that is not read ({', '.join(PICTURES)} are). "
+                "Download the archive again."
+            )
+        if is_picture(name):
             found.append(PackedPicture(name, name, Slice(path, member, offset, size)))
     if not found:
         raise DataError(f"{path} holds no pictures (.JPEG files were needed). Download it again.")

@@ -34,7 +34,8 @@ def leaves(data: bytes) -> list[tuple[int, str]]:
     with needs("scipy"):
         if find_spec("scipy.io") is None:
             raise ModuleNotFoundError("No module named 'scipy.io'")
-    command = [sys.executable, "-c", _READ]
+    # Without -P it would import what lies in the current folder.
+    command = [sys.executable, "-P", "-c", _READ]
     try:
         done = subprocess.run(command, input=data, capture_output=True, timeout=_SECONDS, check=False)  # noqa: S603 - ours
     except subprocess.TimeoutExpired as error:

@@ -211,6 +211,8 @@ def _member(archive: Path, name: str) -> bytes:
 
 def _bytes(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is no file (a list of labels was needed). Name another.")
         if path.stat().st_size > _MOST_BYTES:
             raise DataError(f"{path} is larger than any list of labels ({_MOST_BYTES:,} bytes at most). Name another.")
         return path.read_bytes()
