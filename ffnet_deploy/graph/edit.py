@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import onnx
 
+from ffnet_deploy.graph.facts import without_weights
+
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:
     """A deep copy. A pass changes the copy, so that the caller's graph stays as it is."""
@@ -44,8 +46,13 @@ def finished(model: onnx.ModelProto) -> onnx.ModelProto:
         onnx.shape_inference.InferenceError: the shapes or types contradict each other.
         onnx.checker.ValidationError: the graph is invalid.
     """
-    del model.graph.value_info[:]
-    return checked(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+    graph = model.graph
+    del graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model), strict_mode=True).graph
+    graph.value_info.extend(inferred.value_info)
+    del graph.output[:]
+    graph.output.extend(inferred.output)
+    return checked(model)
 
 
 def checked(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,11 +19,33 @@ _Value = TypeVar("_Value")
 
 def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor, weights included; a symbolic batch counts as 1."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model), strict_mode=True).graph
     found = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         found[value.name] = tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
     return found
+
+
+_SMALL = 1 << 12
+"""Elements of a constant that shapes may depend on, such as the sizes of a Resize."""
+
+
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph for inferring shapes, which copies it four times: large constants are inputs of their shape."""
+    graph = onnx.GraphProto(name=model.graph.name)
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
+    given = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _SMALL:
+            graph.initializer.append(tensor)
+        elif tensor.name not in given:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    return onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, graph=graph, functions=model.functions
+    )
 
 
 def macs_by_node(model: onnx.ModelProto) -> dict[str, int]:
