@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +28,7 @@ from ffnet_deploy.pipeline.build import BuildOptions, build
 from ffnet_deploy.pipeline.calibrate import CalibrateOptions, calibrate
 from ffnet_deploy.runtimes.onnxruntime import build as build_engine
 from ffnet_deploy.synthetic.scenes import write_cityscapes
+from ffnet_deploy.zoo import weights
 from ffnet_deploy.zoo.specs import find
 from ffnet_deploy.zoo.weights import load_random
 
@@ -56,6 +57,14 @@ def _same_start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _drawn_once() -> Iterator[None]:
+    """Random weights depend on name, shape and seed alone; the commands' model alone is drawn a hundred times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "draw", lru_cache(maxsize=1500)(weights.draw))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
