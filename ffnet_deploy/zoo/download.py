@@ -94,8 +94,8 @@ class Download:
         except (OSError, ValueError):
             return _Kept(0, None, None)
         match note:
-            case {"url": str(url), "version": str(version), "total": None | int() as total}:
-                fits = url == str(self.address) and _usable(version) and done <= unpacking.TOTAL_LIMIT
+            case {"url_sha256": str(url), "version": str(version), "total": None | int() as total}:
+                fits = url == self.address.sha256 and _usable(version) and done <= unpacking.TOTAL_LIMIT
                 if fits and (total is None or done <= total <= unpacking.TOTAL_LIMIT):
                     return _Kept(done, version, total)
         return _Kept(0, None, None)
@@ -157,7 +157,7 @@ def _attempt(job: Download, progress: Callable[[FetchProgress], None]) -> None:
         with _writable(job.part), job.part.open("ab" if start else "wb") as file:
             if not start:
                 # After the old bytes are gone, before the first new one: a note never vouches for other bytes.
-                write_json(job.note, sealed({"url": str(job.address), "version": version, "total": total}))
+                write_json(job.note, sealed({"url_sha256": job.address.sha256, "version": version, "total": total}))
             done = start
             most = unpacking.TOTAL_LIMIT if total is None else total
             for chunk in _body(response):

@@ -74,7 +74,7 @@ def fetch(
     place = BASE_URL if source is None else source
     if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
         base = _address(place)
-        named = None if source is None else without_secrets(place)
+        named = None if source is None else str(base)
         jobs = [Download(archive, base.below(f"{archive}.zip"), folder) for archive in dict.fromkeys(archives)]
         return [_from_url(job, Origin(str(job.address), named), report, pauses_s, again) for job in jobs]
     if not str(place) or re.match(r"\w+://", str(place)) or not Path(place).is_dir():
