@@ -16,7 +16,7 @@ from pathlib import Path
 from ffnet_deploy.artifacts.writing import replacing, sha256_of
 from ffnet_deploy.errors import WeightsError
 from ffnet_deploy.zoo.checkpoint import UnusableError
-from ffnet_deploy.zoo.checksums import fetch_again, record, recorded
+from ffnet_deploy.zoo.checksums import beginning, fetch_again, record, recorded
 from ffnet_deploy.zoo.specs import SPECS, ModelSpec, costs
 from ffnet_deploy.zoo.weights import read_fitting
 from ffnet_deploy.zoo.zips import open_zip
@@ -27,8 +27,6 @@ ELSEWHERE = "--from URL_OR_FOLDER"
 ENDING = "_state_dict_quarts.pth"
 
 CHUNK = 1 << 16
-_SHOWN = 16
-"""Digits of a hash."""
 _BYTES_OF_A_PARAMETER = 8
 _BESIDE_THE_PARAMETERS = 4 << 20
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
@@ -117,7 +115,7 @@ def _other_bytes(target: Path, origin: Origin, new: str, before: str) -> Weights
     again = fetch_again(target)
     step = "Add --again to replace it." if again is None else f"Run: {again.option('--from', origin.place)}"
     return WeightsError(
-        f"{target.name} from {origin} has the SHA-256 {new[:_SHOWN]}… (in place or recorded: {before[:_SHOWN]}…). "
+        f"{target.name} from {origin} has the SHA-256 {beginning(new)} (in place or recorded: {beginning(before)}). "
         f"The old file is kept. {step}"
     )
 

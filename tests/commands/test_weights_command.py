@@ -67,6 +67,13 @@ def test_export_of_a_bad_file_that_was_trusted(run: Cli, space: Workspace, data:
     assert load(find(MODEL), file.with_name(NAMES[1])).marks == ()
 
 
+def test_export_of_another_models_file(run: Cli, space: Workspace) -> None:
+    file = put(space, NAMES[0], CONTENTS[NAMES[0]], trusted=True)
+    result = run("export", MODEL, "--weights", file, "--workspace", space.root)
+    assert result.code == 3
+    assert result.err.endswith(f"or get {ARCHIVE}/{NAMES[1]}: ffnet-deploy weights fetch {MODEL}\n")
+
+
 def test_inspect_of_a_bad_file_that_was_trusted(run: Cli, space: Workspace) -> None:
     file = put(space, NAMES[1], b"<html>404", trusted=True)
     words = named(run("inspect", file, "--workspace", space.root))
