@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import stat
 import struct
@@ -101,8 +100,8 @@ def install(
             name = f"{archive}/{file}"
             target = folder / name
             part = stack.enter_context(replacing(target))
-            hashes[name] = _written(part, chunks)
-            _check_fits(published(archive)[file], part, file, origin)
+            _write(part, chunks)
+            hashes[name] = _fitting(published(archive)[file], part, file, origin)
             # A file that nobody recorded may be the user's own. It is not overwritten with other bytes either.
             before = known.get(name) or (sha256_of(target) if target.is_file() else hashes[name])
             if before != hashes[name] and not again:
@@ -120,18 +119,16 @@ def _other_bytes(target: Path, origin: Origin, new: str, before: str) -> Weights
     )
 
 
-def _written(part: Path, chunks: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
+def _write(part: Path, chunks: Iterator[bytes]) -> None:
     with part.open("wb") as out:
         for chunk in chunks:
-            digest.update(chunk)
             out.write(chunk)
-    return digest.hexdigest()
 
 
-def _check_fits(spec: ModelSpec, part: Path, file: str, origin: Origin) -> None:
+def _fitting(spec: ModelSpec, part: Path, file: str, origin: Origin) -> str:
+    """The hash of a file that fits its model, of the very bytes that were read."""
     try:
-        read_fitting(spec, part)
+        return read_fitting(spec, part).sha256
     except UnusableError as error:
         raise WeightsError(
             f"{file} from {origin} {error} (needed: the weights of {spec.name}), so nothing of it was installed. "

@@ -40,11 +40,17 @@ def fetch_again(path: Path, name: str | None = None) -> CommandLine | None:
     return line.in_workspace(path.parents[3])
 
 
-def check_recorded(path: Path, folder: Path) -> str:
+def check_recorded(path: Path, folder: Path, *, found: str | None = None) -> str:
     """Check a weight file against the hash of its first use; if this is the first, record the hash.
 
     A file outside ``folder`` is only hashed, and so is one whose name cannot stand in a line, or one in a folder that
     cannot be written.
+
+    Args:
+        path: of the file.
+        folder: ``models/weights/`` of the workspace.
+        found: hex SHA-256 of what was read from the file, so that it is neither read nor hashed again: another file
+            may have taken the name meanwhile.
 
     Returns:
         Hex SHA-256 of the file.
@@ -53,7 +59,7 @@ def check_recorded(path: Path, folder: Path) -> str:
         WeightsError: the file cannot be read, or is not the one recorded.
     """
     try:
-        found = sha256_of(path)
+        found = found or sha256_of(path)
     except OSError as error:
         raise WeightsError(
             f"{path} cannot be read ({error.strerror or error}). Restore the file, or name another with --weights."
