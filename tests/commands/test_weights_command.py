@@ -128,6 +128,10 @@ def test_an_archive_without_the_weights_that_were_asked_for(run: Cli, space: Wor
     result = run("weights", "fetch", MODEL, "--workspace", space.root)
     assert result.code == 3
     assert f"The archive {ARCHIVE} has no {ARCHIVE}/{NAMES[1]}" in result.err
+    assert result.err.endswith(" were needed). Name another place with --from URL_OR_FOLDER.\n")
+    exported = run("export", MODEL, "--workspace", space.root)
+    assert exported.err.startswith(result.err.rstrip("\n"))
+    assert exported.err.count("--weights FILE") == 1
     assert run("weights", "fetch", "classification_ffnet18_AAX", "--workspace", space.root).code == 0
 
 
