@@ -235,7 +235,7 @@ def _load(workspace: Workspace, spec: ModelSpec, file: Path | None) -> LoadedWei
         return load_random(spec)
     loaded = load(spec, file)
     # After loading: a file that cannot be read is not worth remembering.
-    check_recorded(file, workspace.weights)
+    check_recorded(file, workspace.weights, found=loaded.sha256)
     return loaded
 
 

@@ -53,6 +53,6 @@ def fetch_weights(
         if not (workspace.weights / spec.weights_file).is_file():
             raise WeightsError(
                 f"The archive {spec.archive} has no {spec.weights_file} (the weights of {spec.name} were needed). "
-                "Name another place with --from URL_OR_FOLDER, or the file itself with export's --weights FILE."
+                "Name another place with --from URL_OR_FOLDER."
             )
     return fetched

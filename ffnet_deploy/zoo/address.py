@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import string
 from dataclasses import dataclass, field
@@ -46,6 +47,11 @@ class Address:
             urlunsplit((parts.scheme, host, parts.path, parts.query, "")), f"Basic {secret}" if at and user else None
         )
 
+    @property
+    def sha256(self) -> str:
+        """Hex, of what is asked for: it tells addresses apart whose tokens must not be kept."""
+        return hashlib.sha256(self.url.encode()).hexdigest()
+
     def below(self, file: str) -> Address:
         """The address of a file in this folder; the query stays."""
         parts = urlsplit(self.url)
@@ -70,12 +76,19 @@ class Address:
         return Address(there.url, self.authorization if same else None)
 
     def __str__(self) -> str:
-        return without_secrets(self.url)
+        return urlunsplit(urlsplit(self.url)._replace(query="", fragment=""))
 
 
 def without_secrets(text: str) -> str:
     """An address without what may be a password or a token in it; other text as it is."""
-    if not re.match(r"[\w+.-]*:?//", text):
+    start = re.match(r"[^/]*//", text)
+    if start is None:
         return text
-    # All before the last @, since a password may hold any character.
-    return re.sub(r"//.*@", "//", text, flags=re.DOTALL).partition("?")[0].partition("#")[0]
+    place = re.split(r"[?#]", text, maxsplit=1)[0]
+    try:
+        # Reading the port checks it: where it is none, a user's password may not be quoted.
+        _ = urlsplit(text).port
+    except ValueError:
+        # Such a password may hold any character, even a question mark: then nothing tells it from a token.
+        return re.sub(r"//.*@", "//", place, flags=re.DOTALL) if "@" not in text[len(place) :] else f"{start[0]}…"
+    return re.sub(r"//[^/]*@", "//", place, count=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import stat
 import struct
@@ -16,7 +15,7 @@ from pathlib import Path
 from ffnet_deploy.artifacts.writing import replacing, sha256_of
 from ffnet_deploy.errors import WeightsError
 from ffnet_deploy.zoo.checkpoint import UnusableError
-from ffnet_deploy.zoo.checksums import fetch_again, record, recorded
+from ffnet_deploy.zoo.checksums import beginning, fetch_again, record, recorded
 from ffnet_deploy.zoo.specs import SPECS, ModelSpec, costs
 from ffnet_deploy.zoo.weights import read_fitting
 from ffnet_deploy.zoo.zips import open_zip
@@ -27,8 +26,6 @@ ELSEWHERE = "--from URL_OR_FOLDER"
 ENDING = "_state_dict_quarts.pth"
 
 CHUNK = 1 << 16
-_SHOWN = 16
-"""Digits of a hash."""
 _BYTES_OF_A_PARAMETER = 8
 _BESIDE_THE_PARAMETERS = 4 << 20
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
@@ -103,8 +100,8 @@ def install(
             name = f"{archive}/{file}"
             target = folder / name
             part = stack.enter_context(replacing(target))
-            hashes[name] = _written(part, chunks)
-            _check_fits(published(archive)[file], part, file, origin)
+            _write(part, chunks)
+            hashes[name] = _fitting(published(archive)[file], part, file, origin)
             # A file that nobody recorded may be the user's own. It is not overwritten with other bytes either.
             before = known.get(name) or (sha256_of(target) if target.is_file() else hashes[name])
             if before != hashes[name] and not again:
@@ -117,23 +114,21 @@ def _other_bytes(target: Path, origin: Origin, new: str, before: str) -> Weights
     again = fetch_again(target)
     step = "Add --again to replace it." if again is None else f"Run: {again.option('--from', origin.place)}"
     return WeightsError(
-        f"{target.name} from {origin} has the SHA-256 {new[:_SHOWN]}… (in place or recorded: {before[:_SHOWN]}…). "
+        f"{target.name} from {origin} has the SHA-256 {beginning(new)} (in place or recorded: {beginning(before)}). "
         f"The old file is kept. {step}"
     )
 
 
-def _written(part: Path, chunks: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
+def _write(part: Path, chunks: Iterator[bytes]) -> None:
     with part.open("wb") as out:
         for chunk in chunks:
-            digest.update(chunk)
             out.write(chunk)
-    return digest.hexdigest()
 
 
-def _check_fits(spec: ModelSpec, part: Path, file: str, origin: Origin) -> None:
+def _fitting(spec: ModelSpec, part: Path, file: str, origin: Origin) -> str:
+    """The hash of a file that fits its model, of the very bytes that were read."""
     try:
-        read_fitting(spec, part)
+        return read_fitting(spec, part).sha256
     except UnusableError as error:
         raise WeightsError(
             f"{file} from {origin} {error} (needed: the weights of {spec.name}), so nothing of it was installed. "

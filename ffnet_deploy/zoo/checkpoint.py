@@ -42,7 +42,7 @@ _DAMAGED = (
 class UnusableError(ValueError):
     """What is wrong with a weight file, without its name and without a next step."""
 
-    def __init__(self, found: str, step: str = "Name another file with --weights FILE") -> None:
+    def __init__(self, found: str, step: str = "Name another file.") -> None:
         """Keep what was found, and the step that helps where the file cannot be fetched again."""
         super().__init__(found)
         self.step = step

@@ -14,14 +14,17 @@ from ffnet_deploy.zoo.specs import SPECS
 
 SUMS = "SHA256SUMS"
 """Name of the file of hashes in the weights folder; ``sha256sum -c SHA256SUMS`` reads it."""
-_SHOWN = 16
-"""Digits of a hash in a message."""
 _LONGEST = 1 << 20
 """Bytes of the file of hashes."""
 
 
+def beginning(sha256: str) -> str:
+    """As much of a hash as a message shows."""
+    return f"{sha256[:16]}…"
+
+
 def fetch_again(path: Path, name: str | None = None) -> CommandLine | None:
-    """The command that replaces a file by the published one; None for a file that is not in a published one's place.
+    """The command that replaces a file by the published one; None for a file that is not in that one's place.
 
     Args:
         path: of a weight file.
@@ -30,17 +33,24 @@ def fetch_again(path: Path, name: str | None = None) -> CommandLine | None:
     if path.parts[-4:-2] != ("models", "weights"):
         return None
     owners = [spec.name for spec in SPECS.values() if spec.weights_file == "/".join(path.parts[-2:])]
-    if not owners:
+    # What lies in another model's place may be in order there: it is not the file to replace.
+    if not owners or name not in (None, *owners):
         return None
-    line = CommandLine.of("weights", "fetch", name if name in owners else owners[0], "--again")
+    line = CommandLine.of("weights", "fetch", name or owners[0], "--again")
     return line.in_workspace(path.parents[3])
 
 
-def check_recorded(path: Path, folder: Path) -> str:
+def check_recorded(path: Path, folder: Path, *, found: str | None = None) -> str:
     """Check a weight file against the hash of its first use; if this is the first, record the hash.
 
     A file outside ``folder`` is only hashed, and so is one whose name cannot stand in a line, or one in a folder that
     cannot be written.
+
+    Args:
+        path: of the file.
+        folder: ``models/weights/`` of the workspace.
+        found: hex SHA-256 of what was read from the file, so that it is neither read nor hashed again: another file
+            may have taken the name meanwhile.
 
     Returns:
         Hex SHA-256 of the file.
@@ -49,7 +59,7 @@ def check_recorded(path: Path, folder: Path) -> str:
         WeightsError: the file cannot be read, or is not the one recorded.
     """
     try:
-        found = sha256_of(path)
+        found = found or sha256_of(path)
     except OSError as error:
         raise WeightsError(
             f"{path} cannot be read ({error.strerror or error}). Restore the file, or name another with --weights."
@@ -71,7 +81,7 @@ def _changed(path: Path, folder: Path, found: str, known: str) -> str:
     what = "file" if again is None else "published file"
     step = "" if again is None else f" Run: {again}"
     return (
-        f"{path} has the SHA-256 {found[:_SHOWN]}… (recorded at its first use: {known[:_SHOWN]}…). "
+        f"{path} has the SHA-256 {beginning(found)} (recorded at its first use: {beginning(known)}). "
         f"Restore the {what}, or delete its line in {folder.name}/{SUMS} if the change was meant.{step}"
     )
 

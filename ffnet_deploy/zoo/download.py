@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -94,8 +94,8 @@ class Download:
         except (OSError, ValueError):
             return _Kept(0, None, None)
         match note:
-            case {"url": str(url), "version": str(version), "total": None | int() as total}:
-                fits = url == str(self.address) and _usable(version) and done <= unpacking.TOTAL_LIMIT
+            case {"url_sha256": str(url), "version": str(version), "total": None | int() as total}:
+                fits = url == self.address.sha256 and _usable(version) and done <= unpacking.TOTAL_LIMIT
                 if fits and (total is None or done <= total <= unpacking.TOTAL_LIMIT):
                     return _Kept(done, version, total)
         return _Kept(0, None, None)
@@ -148,29 +148,35 @@ def _attempt(job: Download, progress: Callable[[FetchProgress], None]) -> None:
     kept = job.kept()
     if kept.done and kept.done == kept.total:
         return
-    with _open(job, kept) as response:
-        start, total = _extent(response)
-        version = _version(response)
-        if start != (kept.done if response.status == 206 else 0) or (start and version not in (None, kept.version)):
-            job.discard()
-            raise _CutError("the server's file changed meanwhile")
-        with _writable(job.part), job.part.open("ab" if start else "wb") as file:
-            if not start:
-                # After the old bytes are gone, before the first new one: a note never vouches for other bytes.
-                write_json(job.note, sealed({"url": str(job.address), "version": version, "total": total}))
-            done = start
-            most = unpacking.TOTAL_LIMIT if total is None else total
-            for chunk in _body(response):
-                done += len(chunk)
-                if done > most or most > unpacking.TOTAL_LIMIT:
-                    job.discard()
-                    raise WeightsError(
-                        f"{job.address} sends too much: more than the {most} bytes announced, or than "
-                        f"{unpacking.TOTAL_LIMIT}. Run the same command to start afresh, or name another place with "
-                        f"{ELSEWHERE}."
-                    )
-                file.write(chunk)
-                progress(FetchProgress(job.archive, done, total))
+    # What goes wrong in the progress does not pass through the pieces, which would take it for their file's.
+    with _open(job, kept) as response, closing(_received(job, response, kept)) as pieces:
+        for piece in pieces:
+            progress(piece)
+
+
+def _received(job: Download, response: HTTPResponse, kept: _Kept) -> Generator[FetchProgress, None, None]:
+    start, total = _extent(response)
+    version = _version(response)
+    if start != (kept.done if response.status == 206 else 0) or (start and version not in (None, kept.version)):
+        job.discard()
+        raise _CutError("the server's file changed meanwhile")
+    with _writable(job.part), job.part.open("ab" if start else "wb") as file:
+        if not start:
+            # After the old bytes are gone, before the first new one: a note never vouches for other bytes.
+            write_json(job.note, sealed({"url_sha256": job.address.sha256, "version": version, "total": total}))
+        done = start
+        most = unpacking.TOTAL_LIMIT if total is None else total
+        for chunk in _body(response):
+            done += len(chunk)
+            if done > most or most > unpacking.TOTAL_LIMIT:
+                job.discard()
+                raise WeightsError(
+                    f"{job.address} sends too much: more than the {most} bytes announced, or than "
+                    f"{unpacking.TOTAL_LIMIT}. Run the same command to start afresh, or name another place with "
+                    f"{ELSEWHERE}."
+                )
+            file.write(chunk)
+            yield FetchProgress(job.archive, done, total)
     if total is not None and done < total:
         raise _CutError(f"{done} of {total} bytes arrived")
 

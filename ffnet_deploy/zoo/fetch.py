@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ffnet_deploy.artifacts.writing import alone
@@ -74,7 +74,7 @@ def fetch(
     place = BASE_URL if source is None else source
     if isinstance(place, str) and place.lower().startswith(("http://", "https://")):
         base = _address(place)
-        named = None if source is None else without_secrets(place)
+        named = None if source is None else str(base)
         jobs = [Download(archive, base.below(f"{archive}.zip"), folder) for archive in dict.fromkeys(archives)]
         return [_from_url(job, Origin(str(job.address), named), report, pauses_s, again) for job in jobs]
     if not str(place) or re.match(r"\w+://", str(place)) or not Path(place).is_dir():
@@ -98,10 +98,9 @@ def _in_place(archive: str, folder: Path) -> tuple[Path, ...]:
     known = recorded(folder)
     try:
         for file, spec in files.items():
-            if f"{archive}/{file.name}" not in known:
-                # Only what can be used is worth remembering.
-                read_fitting(spec, file)
-            check_recorded(file, folder)
+            new = f"{archive}/{file.name}" not in known
+            # Only what can be used is worth remembering.
+            check_recorded(file, folder, found=read_fitting(spec, file).sha256 if new else None)
     except (WeightsError, UnusableError):
         # The download may replace it, and is checked against the same record.
         return ()
@@ -111,18 +110,20 @@ def _in_place(archive: str, folder: Path) -> tuple[Path, ...]:
 @contextmanager
 def _one_at_a_time(archive: str, folder: Path) -> Iterator[None]:
     place = folder / archive
-    try:
-        with alone(place / ".fetch.lock"):
-            yield
-    except BlockingIOError as error:
-        raise ArtifactError(
-            f"{archive} is being fetched to {place} by another process. Wait for it, then run this again."
-        ) from error
-    except OSError as error:
-        raise ArtifactError(
-            f"{place} cannot be written: {error.strerror or error}. "
-            "Free or unlock the folder, or name another with --workspace DIR."
-        ) from error
+    with ExitStack() as stack:
+        # Only errors of the lock are told here: those of the block are of other files.
+        try:
+            stack.enter_context(alone(place / ".fetch.lock"))
+        except BlockingIOError as error:
+            raise ArtifactError(
+                f"{archive} is being fetched to {place} by another process. Wait for it, then run this again."
+            ) from error
+        except OSError as error:
+            raise ArtifactError(
+                f"{place} cannot be written: {error.strerror or error}. "
+                "Free or unlock the folder, or name another with --workspace DIR."
+            ) from error
+        yield
 
 
 def _from_folder(archive: str, folder: Path, source: Path, progress: _Report, again: bool) -> Fetched:

@@ -228,7 +228,7 @@ def _download(folder: Path) -> Download:
 
 def _make_download(folder: Path) -> None:
     job = _download(folder)
-    write_json(job.note, sealed({"url": str(job.address), "version": '"an-etag"', "total": 1000}))
+    write_json(job.note, sealed({"url_sha256": job.address.sha256, "version": '"an-etag"', "total": 1000}))
     job.part.write_bytes(b"x" * 100)
 
 

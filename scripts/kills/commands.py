@@ -11,6 +11,7 @@ from PIL import Image
 from support.calibrated import block
 from support.fakes import SMALL
 from support.graphs import filled, put_graph
+from support.mirror import CONTENTS, MODELS
 
 from ffnet_deploy import cli
 from ffnet_deploy.artifacts.records import GraphRecord, Stamp, keep, now
@@ -23,7 +24,6 @@ from ffnet_deploy.demo.classifier import fit_classifier
 from ffnet_deploy.progress import quiet
 from ffnet_deploy.synthetic import objects
 from ffnet_deploy.synthetic.scenes import write_cityscapes
-from ffnet_deploy.zoo.archive import ENDING
 from ffnet_deploy.zoo.specs import find
 from kills.killing import Scenario
 
@@ -39,7 +39,6 @@ _CLASSES = """
 _TINY = story.DemoPlan(
     size=(128, 256), train={"ahornstadt": 2}, val={"eichenfurt": 1, "lindenhafen": 1}, steps=2, iters=2, pictures=(2, 1)
 )
-_ARCHIVE = "ffnet46N"
 _ROUND = ("--threads", "1", "--resume", "--json", "result.json")
 
 
@@ -113,17 +112,16 @@ def _with_classes(folder: Path) -> None:
 
 
 def _with_archive(folder: Path) -> None:
-    (folder / "source" / _ARCHIVE).mkdir(parents=True)
-    for i in range(3):
-        state = {"a": torch.full((200, 100), float(i))}
-        torch.save(state, folder / "source" / _ARCHIVE / f"{_ARCHIVE}_{i}{ENDING}")
+    (folder / "source").mkdir()
+    for name, data in CONTENTS.items():
+        (folder / "source" / name).write_bytes(data)
 
 
 def scenarios() -> list[Scenario]:
     """Every command that writes; those that take long get fewer kills."""
     export = ("export", SMALL, "--weights", "random", "--allow-size", "--height", "64", "--width", "128")
     streets, pictures = ("eval", "cityscapes", "--root", "streets"), ("eval", "imagenet", "--root", "pictures")
-    archive = ("weights", "fetch", "segmentation_ffnet46N_CBB", "--from", "source")
+    archive = ("weights", "fetch", MODELS[0], "--from", "source")
     bench = ("bench", "--iters", "2", "--min-seconds", "0", "--json", "result.json")
 
     def of(name: str, prepare: object, share: int, *words: str) -> Scenario:

@@ -12,10 +12,12 @@ from support.cli_runner import Cli, Result
 from support.mirror import ARCHIVE, CONTENTS, NAMES, OTHERS, Site, complete, zip_of
 
 from ffnet_deploy.artifacts.workspace import Workspace
+from ffnet_deploy.pipeline.export import ExportOptions, export
 from ffnet_deploy.zoo import fetch as module
+from ffnet_deploy.zoo import weights
 from ffnet_deploy.zoo.checksums import SUMS
-from ffnet_deploy.zoo.specs import find
-from ffnet_deploy.zoo.weights import load
+from ffnet_deploy.zoo.specs import ModelSpec, find
+from ffnet_deploy.zoo.weights import LoadedWeights, load
 
 MODEL = "segmentation_ffnet18_dAAA"
 
@@ -67,6 +69,13 @@ def test_export_of_a_bad_file_that_was_trusted(run: Cli, space: Workspace, data:
     assert load(find(MODEL), file.with_name(NAMES[1])).marks == ()
 
 
+def test_export_of_another_models_file(run: Cli, space: Workspace) -> None:
+    file = put(space, NAMES[0], CONTENTS[NAMES[0]], trusted=True)
+    result = run("export", MODEL, "--weights", file, "--workspace", space.root)
+    assert result.code == 3
+    assert result.err.endswith(f"or get {ARCHIVE}/{NAMES[1]}: ffnet-deploy weights fetch {MODEL}\n")
+
+
 def test_inspect_of_a_bad_file_that_was_trusted(run: Cli, space: Workspace) -> None:
     file = put(space, NAMES[1], b"<html>404", trusted=True)
     words = named(run("inspect", file, "--workspace", space.root))
@@ -79,6 +88,26 @@ def test_export_of_a_file_that_changed(run: Cli, space: Workspace) -> None:
     put(space, NAMES[1], OTHERS[NAMES[1]], trusted=False)
     assert run(*named(run("export", MODEL, "--workspace", space.root))).code == 0
     assert complete(space.weights)
+
+
+def test_export_records_what_it_read(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = put(space, NAMES[1], CONTENTS[NAMES[1]], trusted=False)
+
+    def and_replace(spec: ModelSpec, path: Path) -> LoadedWeights:
+        loaded = load(spec, path)
+        path.write_bytes(OTHERS[NAMES[1]])
+        return loaded
+
+    def stop(stage: str, *_: object) -> None:
+        if stage == "exporting":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(weights, "load", and_replace)
+    with pytest.raises(KeyboardInterrupt):
+        export(space, MODEL, ExportOptions(), stop)
+    known = f"{hashlib.sha256(CONTENTS[NAMES[1]]).hexdigest()}  {ARCHIVE}/{NAMES[1]}\n"
+    assert (space.weights / SUMS).read_text() == known
+    assert file.read_bytes() == OTHERS[NAMES[1]]
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
@@ -99,6 +128,10 @@ def test_an_archive_without_the_weights_that_were_asked_for(run: Cli, space: Wor
     result = run("weights", "fetch", MODEL, "--workspace", space.root)
     assert result.code == 3
     assert f"The archive {ARCHIVE} has no {ARCHIVE}/{NAMES[1]}" in result.err
+    assert result.err.endswith(" were needed). Name another place with --from URL_OR_FOLDER.\n")
+    exported = run("export", MODEL, "--workspace", space.root)
+    assert exported.err.startswith(result.err.rstrip("\n"))
+    assert exported.err.count("--weights FILE") == 1
     assert run("weights", "fetch", "classification_ffnet18_AAX", "--workspace", space.root).code == 0
 
 

@@ -30,9 +30,9 @@ def file_of(spec: ModelSpec) -> str:
     return spec.weights_file.partition("/")[2]
 
 
-def state_of(spec: ModelSpec, value: float = 0.25) -> dict[str, torch.Tensor]:
+def state_of(spec: ModelSpec, value: float = 0.25, padding: int = _PADDING) -> dict[str, torch.Tensor]:
     """A state dict that fits, in two small storages: every tensor is one number, seen through strides of zero."""
-    number, count = torch.full((_PADDING,), value)[:1], torch.tensor(7)
+    number, count = torch.full((padding,), value)[:1], torch.tensor(7)
     return {
         key: (count if key.endswith("num_batches_tracked") else number.reshape([1] * len(shape))).expand(shape)
         for key, shape in shapes_of(spec).items()

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.mirror import ARCHIVE, FAST, Site, complete, part, served, untouched
+from support.mirror import ARCHIVE, FAST, NAMES, OTHERS, Site, complete, part, served, untouched, zip_of
 
 from ffnet_deploy.errors import WeightsError
 from ffnet_deploy.zoo.address import Address, AddressError, without_secrets
@@ -39,7 +39,7 @@ def test_credentials_are_sent_and_never_told(site: Site, tmp_path: Path) -> None
     assert f"{site.url}/{ARCHIVE}.zip broke off" in str(caught.value)
     note = part(tmp_path).with_suffix(".json").read_text()
     assert SECRET not in note
-    assert f'"{site.url}/{ARCHIVE}.zip"' in note
+    assert Address.of(f"{site.url}/{ARCHIVE}.zip?token={SECRET}").sha256 in note
     (fetched,) = fetch([ARCHIVE], tmp_path, source=source)
     assert complete(tmp_path)
     assert fetched.origin == f"{site.url}/{ARCHIVE}.zip"
@@ -167,7 +167,14 @@ def test_a_server_of_unknown_certificate(certificate: Path, other: Site, tmp_pat
     [
         ("https://host/a/b", "https://host/a/b"),
         ("https://u:p@host:8443/a?token=t#f", "https://host:8443/a"),
+        ("https://u:p@host/gh/user/repo@main/a", "https://host/gh/user/repo@main/a"),
+        ("https://host/a?token=a/b@c", "https://host/a"),
+        ("https://u:p@host/a#b@c", "https://host/a"),
         ("//u:p@host/a", "//host/a"),
+        (" http://u:p@host/a", " http://host/a"),
+        ("http://u:p/q@host/a", "http://host/a"),
+        ("http://[/a?token=b@c", "http://…"),
+        ("http://u:p?q@host/a", "http://…"),
         ("/a/folder?", "/a/folder?"),
     ],
 )
@@ -178,6 +185,20 @@ def test_what_is_shown(text: str, shown: str) -> None:
         assert str(address) == f"{address}" == shown
         assert "p@" not in repr(address)
         assert "token" not in repr(address)
+
+
+def test_an_address_with_an_at_is_asked_shown_and_named_again(site: Site, tmp_path: Path) -> None:
+    weights = tmp_path / "models" / "weights"
+    site.path, site.status = f"/gh/user/repo@main/{ARCHIVE}.zip", 404
+    source = site.url.replace("/models", "/gh/user/repo@main")
+    with pytest.raises(WeightsError, match=rf"^{source}/{ARCHIVE}\.zip cannot be downloaded: HTTP 404"):
+        fetch([ARCHIVE], weights, source=source)
+    site.status = 200
+    fetch([ARCHIVE], weights, source=source)
+    (weights / ARCHIVE / NAMES[0]).unlink()
+    site.data, site.version = zip_of(OTHERS), '"two"'
+    with pytest.raises(WeightsError, match=rf" Run: .* --from {source}( |$)"):
+        fetch([ARCHIVE], weights, source=source)
 
 
 def test_a_folder_keeps_its_query() -> None:

@@ -254,7 +254,9 @@ def test_a_bad_file_ends_export_with_one_line_and_3(
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
-        assert "--weights FILE" in refusal(lambda path=path: checkpoint.read_state(path))  # type: ignore[misc]
+        message = refusal(lambda path=path: checkpoint.read_state(path))  # type: ignore[misc]
+        # Not every command that reads one has an option for it.
+        assert message.endswith(" (a .pth file was needed). Name another file.")
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
@@ -289,7 +291,7 @@ def test_no_damage_ends_in_a_traceback(legacy: bool, tmp_path: Path) -> None:
 def test_names_that_the_system_refuses(tmp_path: Path) -> None:
     for path in (tmp_path / ("x" * 300), tmp_path / "a" / ("y" * 5000), Path("/dev/zero"), tmp_path / "n\0l"):
         message = refusal(lambda path=path: load(find(SMALL), path))  # type: ignore[misc]
-        assert "--weights FILE" in message
+        assert message.endswith(". Name another file.")
         assert message.isprintable()
 
 

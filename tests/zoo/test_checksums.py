@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.mirror import ARCHIVE, NAMES, Site, untouched
+from support.mirror import ARCHIVE, MODELS, NAMES, Site, untouched
 
 from ffnet_deploy.artifacts.writing import sha256_of
 from ffnet_deploy.errors import ArtifactError, WeightsError
@@ -158,6 +158,13 @@ def test_two_processes_that_record_lose_nothing(tmp_path: Path, monkeypatch: pyt
     first.join()
     assert real(tmp_path) == {"a": "a" * 64, "b": "b" * 64}
     assert [path.name for path in tmp_path.iterdir()] == [SUMS]
+
+
+def test_what_lies_in_another_models_place_is_not_fetched_again() -> None:
+    path = Path("w", "models", "weights", ARCHIVE, NAMES[0])
+    assert checksums.fetch_again(path, MODELS[1]) is None
+    for name in (None, MODELS[0]):
+        assert str(checksums.fetch_again(path, name)) == f"ffnet-deploy weights fetch {MODELS[0]} --again --workspace w"
 
 
 def test_the_error_names_the_command_that_helps(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import zipfile
 from pathlib import Path
@@ -15,6 +16,8 @@ from ffnet_deploy.zoo import fetch as module
 from ffnet_deploy.zoo.checksums import SUMS
 from ffnet_deploy.zoo.download import FetchProgress
 from ffnet_deploy.zoo.fetch import ARCHIVES, fetch
+from ffnet_deploy.zoo.specs import ModelSpec
+from ffnet_deploy.zoo.weights import FittingState
 
 
 def test_there_are_19_archives() -> None:
@@ -190,6 +193,25 @@ def test_what_is_of_no_use_is_not_recorded_where_it_lies(site: Site, tmp_path: P
     assert complete(tmp_path)
 
 
+def test_what_is_recorded_is_what_was_read(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ARCHIVE).mkdir()
+    for name, data in CONTENTS.items():
+        (tmp_path / ARCHIVE / name).write_bytes(data)
+    real = module.read_fitting
+
+    def and_replace(spec: ModelSpec, path: Path) -> FittingState:
+        fitting = real(spec, path)
+        path.write_bytes(b"another file")
+        return fitting
+
+    monkeypatch.setattr(module, "read_fitting", and_replace)
+    (fetched,) = fetch([ARCHIVE], tmp_path, source=site.url)
+    assert fetched.origin is None
+    assert checksums.recorded(tmp_path) == {
+        f"{ARCHIVE}/{name}": hashlib.sha256(data).hexdigest() for name, data in CONTENTS.items()
+    }
+
+
 def test_a_loose_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / NAMES[0]).write_bytes(CONTENTS[NAMES[0]])
     monkeypatch.setattr(module, "byte_limit", lambda _: 150_000)
@@ -216,6 +238,16 @@ def test_two_fetches_of_one_archive(site: Site, tmp_path: Path) -> None:
         f"{ARCHIVE} is being fetched to {tmp_path / ARCHIVE} by another process. Wait for it, then run this again."
     ]
     assert len(site.asked) == 1
+
+
+@pytest.mark.parametrize("kind", [BlockingIOError, PermissionError])
+def test_errors_of_the_progress_are_not_taken_for_the_folders(site: Site, tmp_path: Path, kind: type[OSError]) -> None:
+    def refuse(_: FetchProgress) -> None:
+        raise kind(11, "no", "terminal")
+
+    with pytest.raises(OSError, match="terminal") as caught:
+        fetch([ARCHIVE], tmp_path, source=site.url, progress=refuse)
+    assert caught.type is kind
 
 
 def test_a_killed_fetch_locks_nobody_out(site: Site, tmp_path: Path) -> None:
