@@ -316,7 +316,15 @@ class TensorRTRunner:
         return samples
 
     def profile(self, feeds: Sequence[Feeds], runs: int) -> list[LayerTime]:
-        """Time every layer of the engine, in the order that the engine lists them."""
+        """Time every layer of the engine, in the order that the engine lists them.
+
+        Raises:
+            EngineError: a run fails, or the engine inspector tells of no layers.
+        """
+        with self._told():
+            return self._profiled(feeds, runs)
+
+    def _profiled(self, feeds: Sequence[Feeds], runs: int) -> list[LayerTime]:
         times: dict[str, list[float]] = {}
 
         class Times(self._trt.IProfiler):  # type: ignore[misc, name-defined]
