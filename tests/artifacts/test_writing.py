@@ -178,7 +178,12 @@ def test_a_folder_is_listed_once_however_many_files_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed: list[str] = []
-    monkeypatch.setattr(Path, "glob", lambda _, pattern: listed.append(pattern) or [])  # type: ignore[func-returns-value]
+
+    def listing(_: Path, pattern: str) -> list[Path]:
+        listed.append(pattern)
+        return []
+
+    monkeypatch.setattr(Path, "glob", listing)
     for i in range(5):
         write_bytes(tmp_path / str(i), b"")
     assert listed == [".*.ffnet-part"]

@@ -93,7 +93,7 @@ AGAIN = rf"Run: ffnet-deploy calibrate {SMALL} --data DIR --workspace .*$"
         ),
         (
             lambda v: v["graph"].update(sha256="0" * 64),
-            rf"is stale: .* it was made\. Run: ffnet-deploy calibrate {SMALL} --data /",
+            rf"^/.* was exported again since it was made\. Run: ffnet-deploy calibrate {SMALL} --data /",
         ),
         (lambda v: v.update(schema=0), rf"was made by another version of ffnet-deploy\. {AGAIN}"),
         (lambda v: v.update(schema=None), rf"was made by another version of ffnet-deploy\. {AGAIN}"),
@@ -170,7 +170,8 @@ def refused(found: Calibration) -> str:
     with pytest.raises(ArtifactError) as caught:
         read_calibration(found.workspace, found.path)
     message = str(caught.value)
-    assert message.startswith(f"{found.path} ")
+    # Of a long path the middle is left out.
+    assert message.startswith(str(found.path)[:50])
     assert message.endswith(f"Run: ffnet-deploy calibrate {SMALL} --data DIR --workspace {found.workspace.root}")
     assert "\n" not in message
     return message

@@ -15,6 +15,7 @@ from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.errors import DataError
 from ffnet_deploy.evaluate import session
 from ffnet_deploy.evaluate.outcome import Evaluation
+from ffnet_deploy.evaluate.result import EVAL_SCHEMA
 from ffnet_deploy.evaluate.session import EvalOptions
 from ffnet_deploy.pipeline.evaluate import evaluate_cityscapes
 from ffnet_deploy.synthetic.scenes import write_cityscapes
@@ -84,7 +85,7 @@ def test_what_another_layout_left_is_no_damage(interrupted: tuple[Path, Path], m
     space, root = interrupted
     (journal,) = space.glob("engines/unfinished/*")
     before = journal.read_bytes()
-    monkeypatch.setattr(session, "EVAL_SCHEMA", session.EVAL_SCHEMA + 1)
+    monkeypatch.setattr(session, "EVAL_SCHEMA", EVAL_SCHEMA + 1)
     assert evaluate(space, root, resume=True)[1] == []
     assert journal.read_bytes() == before
 
