@@ -36,10 +36,24 @@ def schema_of(text: bytes | str) -> tuple[object, object]:
     Raises:
         ValueError: it is no JSON object.
     """
-    values = load_json(text)
+    values = json_object(text)
+    return values.get("schema"), values.get("command")
+
+
+def json_object(text: bytes | str, *, unique_keys: bool = False) -> dict[str, Any]:
+    """The values of a JSON object.
+
+    Args:
+        text: JSON.
+        unique_keys: as for :func:`ffnet_deploy.foreign.load_json`.
+
+    Raises:
+        ValueError: as there, or it is JSON of another kind.
+    """
+    values = load_json(text, unique_keys=unique_keys)
     if not isinstance(values, dict):
         raise ValueError(f"it holds a {type(values).__name__} and no object")  # noqa: TRY004 - as for all other damage
-    return values.get("schema"), values.get("command")
+    return values
 
 
 @cache

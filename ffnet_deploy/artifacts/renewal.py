@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ffnet_deploy.artifacts.commandline import CommandLine
 from ffnet_deploy.artifacts.filenames import ANY_BATCH, FileName, model_of
 from ffnet_deploy.artifacts.values import BatchProfile, Ends, EngineOptions
@@ -21,6 +23,13 @@ def by_name(file: str) -> CommandLine:
     line = CommandLine.of("build", name.model, f"--{name.precision.removesuffix('-cpu')}")
     line = with_ends(line.option("--runtime", name.runtime), Ends(image_in=name.image_in, labels_out=name.labels_out))
     return with_engine(line, _engine_of(name))
+
+
+def next_step(path: Path) -> str:
+    """What to do about a damaged graph or engine: by its name where it lies in a workspace, else in words."""
+    if path.parent.name not in ("models", "engines"):
+        return "Export it again."
+    return f"Run: {by_name(path.name).in_workspace(path.parent.parent)}"
 
 
 def _engine_of(name: FileName) -> EngineOptions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from ffnet_deploy.artifacts.reading import parse
+from ffnet_deploy.artifacts.reading import json_object, parse
 from ffnet_deploy.artifacts.writing import hash_json, json_text
 from ffnet_deploy.foreign import load_json
 
@@ -31,9 +31,7 @@ def unsealed(text: bytes | str) -> dict[str, Any]:
     Raises:
         ValueError: no JSON object, a key twice, no checksum, or one that does not fit.
     """
-    values = load_json(text, unique_keys=True)
-    if not isinstance(values, dict):
-        raise ValueError(f"it holds a {type(values).__name__} and no object")  # noqa: TRY004 - as for all other damage
+    values = json_object(text, unique_keys=True)
     try:
         fits = values.pop(_CHECKSUM, None) == hash_json(values)
     except RecursionError:

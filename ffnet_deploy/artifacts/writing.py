@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,10 @@ _CHUNK = 1 << 20
 _TEMPORARY = ".ffnet-part"
 """The ending of temporary files. No other program's are called like that: those of killed processes may be deleted."""
 _LONGEST_NAME = 255 - len(_TEMPORARY) - 1
+_TRIES, _PAUSE_S = 5, 0.02
+"""For a lock that another process' sweep holds only while it deletes a file."""
+_SWEPT: set[str] = set()
+_SWEEPING = threading.Lock()
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -41,8 +47,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; sync it and rename it into place when the block ends well.
 
     The temporary file is a new one, whatever lies under its name, and it is locked while it is written. What killed
-    processes have left in the folder is deleted first; what another process writes at this moment stays. A link at
-    ``path`` itself is replaced, and the file that it leads to stays as it is.
+    processes have left in the folder is deleted before the first file that this process writes there; what another
+    process writes at this moment stays. A link at ``path`` itself is replaced, and the file that it leads to stays as
+    it is.
 
     Raises:
         ArtifactError: the folder cannot be written, the disk is full, or another process writes the same file.
@@ -125,12 +132,18 @@ def _created(part: Path) -> int:
 
     Whoever deletes such a file holds its lock, and has seen that the name still leads to it.
     """
+    tries = 0
     while True:
         try:
             handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         except FileExistsError:
+            # Somebody was killed since the folder was swept.
+            _sweep(part.parent, again=True)
             if not _deleted(part):
-                raise BlockingIOError(errno.EAGAIN, "it is locked") from None
+                if tries == _TRIES:
+                    raise BlockingIOError(errno.EAGAIN, "it is locked") from None
+                tries += 1
+                time.sleep(_PAUSE_S)
             continue
         # Until it is locked, another writer may take it for one that was left, and delete it.
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -166,12 +179,17 @@ def _deleted(part: Path) -> bool:
         os.close(handle)
 
 
-def _sweep(folder: Path) -> None:
-    """Delete the temporary files of killed processes, whichever file they were for."""
-    for left in folder.glob(f".*{_TEMPORARY}"):
-        # What cannot be deleted is in nobody's way, or is met again at once.
-        with suppress(OSError):
-            _deleted(left)
+def _sweep(folder: Path, *, again: bool = False) -> None:
+    """Delete the temporary files of killed processes, whichever file they were for: once, unless asked ``again``."""
+    name = str(folder.absolute())
+    with _SWEEPING:
+        if name in _SWEPT and not again:
+            return
+        for left in folder.glob(f".*{_TEMPORARY}"):
+            # What cannot be deleted is in nobody's way, or is met again at once.
+            with suppress(OSError):
+                _deleted(left)
+        _SWEPT.add(name)
 
 
 def is_at(handle: int, path: Path) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ffnet_deploy.calibration.methods import METHODS, PERCENTILE
+from ffnet_deploy.calibration.methods import METHODS, PERCENTILE, SMALLEST
 from ffnet_deploy.errors import PrecisionError
 from ffnet_deploy.graph.ranges import INT8_LEVELS, UINT8_LEVELS, Limits
 
@@ -145,17 +145,22 @@ def limits(histogram: Histogram, percentile: float = PERCENTILE) -> dict[str, Li
         percentile: in percent, above 0 and at most 100.
 
     Returns:
-        The ranges by method. All are 0 for a tensor that is always 0.
+        The ranges by method. All are 0 for a tensor that is always 0, or below ``SMALLEST``.
     """
     spread = _without_small(histogram.spread())
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     found = {"max": Limits(max(-low, high), low, high)}
-    if low == high:
-        return dict.fromkeys(METHODS, found["max"])
+    if found["max"].magnitude < SMALLEST:
+        return dict.fromkeys(METHODS, Limits(0.0, 0.0, 0.0))
     found["percentile"] = _by_percentile(spread, low, high, percentile / 100)
     found["mse"] = _by_error(spread, low, high)
     found["entropy"] = _by_entropy(spread, low, high)
-    return {method: found[method] for method in METHODS}
+    # Where nearly all values are 0 or next to it, the others still need a range.
+    return {method: found[method if _wide(found[method]) else "max"] for method in METHODS}
+
+
+def _wide(found: Limits) -> bool:
+    return min(found.magnitude, found.high - found.low) >= SMALLEST
 
 
 def _without_small(spread: Spread) -> Spread:
@@ -178,9 +183,6 @@ def _by_percentile(spread: Spread, low: float, high: float, share: float) -> Lim
     tail = (1 - share) / 2 if low < 0 < high else 1 - share
     lowest = min(_quantile(spread, tail), 0.0) if low < 0 else 0.0
     highest = max(_quantile(spread, 1 - tail), 0.0) if high > 0 else 0.0
-    if magnitude == 0 or lowest == highest:
-        # Nearly all values are 0. The others still need a range.
-        return Limits(max(-low, high), low, high)
     return Limits(magnitude, lowest, highest)
 
 

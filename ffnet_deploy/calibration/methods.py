@@ -10,3 +10,6 @@ DEFAULT_METHOD: Method = "percentile"
 """Best of the four on the demo's weights: see docs/measurements.md."""
 PERCENTILE = 99.98
 """Share of the values that stay within the range, in percent."""
+
+SMALLEST = 2.0**-119
+"""The smallest magnitude of a range: its 127th part is no denormal float32."""

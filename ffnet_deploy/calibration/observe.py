@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ffnet_deploy.artifacts.sealing import parse_sealed, sealed
 from ffnet_deploy.artifacts.values import Count, Finite, Size
 from ffnet_deploy.artifacts.writing import json_text, write_bytes
-from ffnet_deploy.calibration.selection import Images, batches
+from ffnet_deploy.calibration.selection import Images, batches, of_one_colour
 from ffnet_deploy.errors import DataError
 from ffnet_deploy.graph.current import Graph
 from ffnet_deploy.machine.devices import default_threads
@@ -51,7 +51,7 @@ def sizes_of_channels(
     few = images.some(max(_FEWEST, _FEW_PIXELS // (graph.shape[2] * graph.shape[3])))
     sizes: dict[str, np.ndarray] = {}
     progress("looking at channels", 0, len(few.names))
-    if all(_of_one_colour(read()) for read in few.readers):
+    if all(of_one_colour(read()) for read in few.readers):
         raise DataError(
             f"All {len(few.names)} images that were looked at are of one colour, first {few.names[0]} (ranges need "
             "pictures). Name another folder with --data."
@@ -65,11 +65,6 @@ def sizes_of_channels(
         progress("looking at channels", done, len(few.names))
     # Three digits suffice, and hardly ever depend on the order of sums.
     return {name: np.array([float(f"{size:.3g}") for size in found]) for name, found in sizes.items()}
-
-
-def _of_one_colour(image: np.ndarray) -> bool:
-    """Whether all pixels of a float32 (1, 3, H, W) are the same."""
-    return bool((image == image[:, :, :1, :1]).all())
 
 
 def histograms_of(

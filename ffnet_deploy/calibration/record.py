@@ -18,8 +18,8 @@ from ffnet_deploy.artifacts.sealing import parse_sealed, sealed
 from ffnet_deploy.artifacts.values import Count, Finite, NotNegative, Size, SourceFile, SourceImages, SourceRanges
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.artifacts.writing import hash_json, write_json
-from ffnet_deploy.calibration.methods import METHODS, PERCENTILE, Method
-from ffnet_deploy.errors import ArtifactError, UsageError
+from ffnet_deploy.calibration.methods import METHODS, PERCENTILE, SMALLEST, Method
+from ffnet_deploy.errors import ArtifactError, DataError, UsageError
 from ffnet_deploy.graph.current import Graph
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 CALIBRATION_SCHEMA = 4
 """Version of the file's layout and of what a range means; a calibration of another version is made again."""
 
-_LARGEST, _SMALLEST = 3.4028234663852886e38, 2.0**-119
-"""Of float32: the largest number, and the smallest magnitude whose 127th part is no denormal one."""
+_LARGEST = 3.4028234663852886e38
+"""Of float32."""
 _ROUNDING = 1e-9
 
 
@@ -155,7 +155,16 @@ class Calibration:
         return {**asdict(self.file), "file": str(self.path), "reused": self.reused, "error": None}
 
     def save(self) -> None:
-        """Write the file."""
+        """Write the file, unless it would be refused when it is read.
+
+        Raises:
+            DataError: its images give ranges that cannot be.
+            ArtifactError: the file cannot be written.
+        """
+        try:
+            _check(self.file)
+        except ValueError as error:
+            raise DataError(f"The images give no ranges for INT8 ({error}). Name others with --data.") from error
         write_json(self.path, sealed(asdict(self.file)))
 
     def with_method(self, method: Method) -> Calibration:
@@ -266,18 +275,18 @@ def _check_tensor(tensor: TensorRanges, images: int) -> None:
 
 
 def _check_range(method: str, found: MethodRange, tensor: TensorRanges) -> None:
-    """Check that a method chose its range within the values, and none where all values are 0."""
+    """Check that a method chose its range within the values, and none where all values are 0 or next to it."""
     low, high = min(tensor.low, 0.0), max(tensor.high, 0.0)
     if not found.low <= 0 <= found.high:
         raise ValueError(f"{method}: 0 is not within {found.low:g} to {found.high:g}")
     nothing = found.magnitude == 0 or found.low == found.high
-    if nothing != (tensor.magnitude == 0) or (found.magnitude and found.magnitude < _SMALLEST):
+    if nothing != (tensor.magnitude < SMALLEST) or 0 < found.magnitude < SMALLEST:
         raise ValueError(f"{method}: magnitude {found.magnitude:g} for values of {tensor.low:g} to {tensor.high:g}")
     most = (tensor.magnitude, -low, high)
     chosen = (found.magnitude, -found.low, found.high)
     if any(one > limit * (1 + _ROUNDING) for one, limit in zip(chosen, most, strict=True)):
         raise ValueError(f"{method}: it is wider than the values, {tensor.low:g} to {tensor.high:g}")
-    if method == "max" and chosen != most:
+    if method == "max" and chosen != most and not nothing:
         raise ValueError(f"{method}: it is not the values' range, {tensor.low:g} to {tensor.high:g}")
 
 

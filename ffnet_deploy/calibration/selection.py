@@ -185,6 +185,11 @@ def _is_val(path: Path) -> bool:
     return bool(folders & {"val", "validation"}) or city or number_of(path.name) is not None
 
 
+def of_one_colour(image: np.ndarray) -> bool:
+    """Whether all pixels of a float32 (1, 3, H, W) are the same."""
+    return bool((image == image[:, :, :1, :1]).all())
+
+
 def batches(images: Images, size: int, start: int) -> Iterator[tuple[list[str], np.ndarray]]:
     """Inputs of ``size`` images from the image ``start`` on; the last one is filled up by repeating.
 
@@ -198,7 +203,7 @@ def batches(images: Images, size: int, start: int) -> Iterator[tuple[list[str], 
     for first in range(start, len(images.names), size):
         ready = [read() for read in images.readers[first : first + size]]
         for name, image in zip(images.names[first:], ready, strict=False):
-            if (image == image[:, :, :1, :1]).all():
+            if of_one_colour(image):
                 raise DataError(
                     f"{name} is one colour throughout (a picture was needed: it says nothing of ranges). Remove it, "
                     "or name other images."

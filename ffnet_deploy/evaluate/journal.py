@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from io import BufferedRandom
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from ffnet_deploy.artifacts.sealing import sealed, unsealed
-from ffnet_deploy.artifacts.writing import hash_json, is_at, json_text
+from ffnet_deploy.artifacts.writing import hash_json, is_at, json_text, replacing
 from ffnet_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -100,35 +100,52 @@ class Journal(Generic[R]):
         self.path = folder / f"{hash_json(key)[:16]}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = locked(self.path)
-        except BlockingIOError as error:
-            raise ArtifactError(
-                "The same evaluation runs in another process. Wait for it, then run this again."
-            ) from error
         except OSError as error:
-            raise ArtifactError(
-                f"{self.path} cannot be written ({error.strerror}). Free or unlock the folder."
-            ) from error
+            raise self._cannot_write(error) from error
+        self._file = self._locked()
         self.damaged = 0
-        """Lines that are no results: those images are evaluated again."""
+        """Lines that are no results, and that are dropped: those images are evaluated again."""
         # Without ``resume`` the old lines stay, too: they are as true as before, and of two lines the later one counts.
         self.left = {result.name: result for result in self._read(parse) if current(result)}
         """Results of earlier runs that still hold, whether or not they are taken over."""
         self.done = dict(self.left) if resume else {}
 
+    def _locked(self) -> BufferedRandom:
+        try:
+            return locked(self.path)
+        except BlockingIOError as error:
+            raise ArtifactError(
+                "The same evaluation runs in another process. Wait for it, then run this again."
+            ) from error
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _cannot_write(self, error: OSError) -> ArtifactError:
+        return ArtifactError(f"{self.path} cannot be written ({error.strerror}). Free or unlock the folder.")
+
     def _read(self, parse: Callable[[bytes], R]) -> Iterator[R]:
         self._file.seek(0)
-        whole = 0
+        kept: list[bytes] = []
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
-            whole += len(line)
             try:
                 unsealed(line)
                 yield parse(line)
+                kept.append(line)
             except ValueError:
                 self.damaged += 1
-        self._file.truncate(whole)
+        if self.damaged:
+            self._rewrite(kept)
+        else:
+            self._file.truncate(sum(map(len, kept)))
+
+    def _rewrite(self, lines: Iterable[bytes]) -> None:
+        """Leave these lines alone in the file; whoever is killed meanwhile loses none of them."""
+        # Locked until the new file is there: nobody else may add to the old one.
+        with self._file, replacing(self.path) as part:
+            part.write_bytes(b"".join(lines))
+        self._file = self._locked()
 
     def add(self, result: R) -> None:
         """Append a result.

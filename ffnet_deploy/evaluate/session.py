@@ -17,6 +17,7 @@ from ffnet_deploy.evaluate.loop import Lanes, Sample, Stopwatch
 from ffnet_deploy.evaluate.outcome import Results, check_gate
 from ffnet_deploy.evaluate.protocols import ClassificationProtocol, SegmentationProtocol
 from ffnet_deploy.evaluate.result import (
+    EVAL_SCHEMA,
     Command,
     EvaluatedFiles,
     EvaluationRun,
@@ -73,6 +74,8 @@ class EvalOptions:
 class JournalKey:
     """All that the results of an evaluation depend on, but the images themselves."""
 
+    schema: int
+    """Of results; lines of another layout are no damage."""
     command: Command
     sources: EvaluatedFiles
     protocol: SegmentationProtocol | ClassificationProtocol
@@ -148,6 +151,7 @@ class Session:
         from ffnet_deploy.evaluate.loop import run
 
         key = JournalKey(
+            schema=EVAL_SCHEMA,
             command=task.command,
             sources=EvaluatedFiles(self._graph.record.file.sha256, self._graph.record.weights.sha256),
             protocol=protocol,

@@ -9,27 +9,42 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
+from ffnet_deploy.artifacts.renewal import next_step
 from ffnet_deploy.errors import ArtifactError
 from ffnet_deploy.foreign import reason
 
 
-def load_graph(path: Path) -> onnx.ModelProto:
+def load_graph(path: Path, *, remedy: str | None = None) -> onnx.ModelProto:
     """A graph that passes ONNX's own checks: sorted, each input made by someone, types and shapes that agree.
 
     Args:
         path: it alone is read, and no other file that it names.
+        remedy: the command that makes it again, for the message; None is what its name says.
 
     Raises:
         ArtifactError: it is no such graph, or keeps data in other files.
         OSError: it cannot be read.
     """
-    model = parsed(path)
+    return checked(parsed(path, remedy=remedy), path, remedy=remedy)
+
+
+def checked(model: onnx.ModelProto, path: Path, *, remedy: str | None = None) -> onnx.ModelProto:
+    """The same graph, if it passes ONNX's own checks.
+
+    Args:
+        model: it has operators of ONNX alone.
+        path: where it comes from, for the message.
+        remedy: as for :func:`load_graph`.
+
+    Raises:
+        ArtifactError: it does not.
+    """
     try:
         onnx.checker.check_model(model, full_check=True)
     except MemoryError:
         raise
     except Exception as error:  # the checker, shape inference and their bindings each raise their own
-        raise _unsound(path, reason(error)) from error
+        raise _unsound(path, reason(error), remedy) from error
     return model
 
 
@@ -45,7 +60,7 @@ def load_network(path: Path, sides: Sequence[int | None], *, remedy: str) -> onn
         ArtifactError: it is not such a graph.
         OSError: it cannot be read.
     """
-    model = load_graph(path)
+    model = load_graph(path, remedy=remedy)
     found = {value.name: _sides(value) for value in model.graph.input}
     wanted = {"image": tuple(sides)}
     if found != wanted:
@@ -67,8 +82,12 @@ def _listed(inputs: Mapping[str, tuple[int | None, ...]]) -> str:
     return ", ".join(f"{name} ({sides})" for name, sides in shown.items()) or "nothing"
 
 
-def parsed(path: Path) -> onnx.ModelProto:
+def parsed(path: Path, *, remedy: str | None = None) -> onnx.ModelProto:
     """A graph that may hold operators of a runtime's own, which ONNX cannot check.
+
+    Args:
+        path: it alone is read.
+        remedy: as for :func:`load_graph`.
 
     Raises:
         ArtifactError: it is no ONNX graph, or keeps data in other files.
@@ -79,20 +98,25 @@ def parsed(path: Path) -> onnx.ModelProto:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # protobuf raises errors of its own
-        raise _unsound(path, reason(error)) from error
+        raise _unsound(path, reason(error), remedy) from error
     if not model.graph.node:
-        raise _unsound(path, "it has no nodes")
+        raise _unsound(path, "it has no nodes", remedy)
     outside = next((t.name for t in _tensors(model) if t.data_location == TensorProto.EXTERNAL), None)
     if outside is not None:
         # Whose path may lead anywhere.
         raise ArtifactError(
-            f"{path} keeps the data of {outside!r} in another file (a graph in one file was needed). Export it again."
+            f"{path} keeps the data of {outside!r} in another file (a graph in one file was needed). "
+            f"{_step(path, remedy)}"
         )
     return model
 
 
-def _unsound(path: Path, why: str) -> ArtifactError:
-    return ArtifactError(f"{path} is no ONNX graph ({why}). Export it again.")
+def _unsound(path: Path, why: str, remedy: str | None) -> ArtifactError:
+    return ArtifactError(f"{path} is no ONNX graph ({why}). {_step(path, remedy)}")
+
+
+def _step(path: Path, remedy: str | None) -> str:
+    return f"Run: {remedy}" if remedy else next_step(path)
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

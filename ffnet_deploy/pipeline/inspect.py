@@ -196,7 +196,7 @@ def _weights_facts(path: Path) -> WeightsFacts:
 
 def _graph_facts(path: Path) -> GraphFacts:
     from ffnet_deploy.graph.facts import described, is_standard
-    from ffnet_deploy.graph.loading import load_graph, parsed
+    from ffnet_deploy.graph.loading import checked, parsed
 
     model = parsed(path)
-    return described(load_graph(path) if is_standard(model) else model)
+    return described(checked(model, path) if is_standard(model) else model)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ffnet_deploy.artifacts.renewal import next_step
 from ffnet_deploy.artifacts.values import EngineFindings
 from ffnet_deploy.errors import EngineError, needs
 from ffnet_deploy.foreign import load_json, reason
@@ -194,8 +195,9 @@ def _session(model: Path | bytes, options: ort.SessionOptions) -> ort.InferenceS
         )
     except Exception as error:  # ONNX Runtime's bindings raise untyped exceptions
         _check_memory(_named(model), error)
+        step = next_step(model) if isinstance(model, Path) else "Export it again."
         raise EngineError(
-            f"{_named(model)} is refused by ONNX Runtime {ort.__version__} ({_first(error)}). Export it again."
+            f"{_named(model)} is refused by ONNX Runtime {ort.__version__} ({_first(error)}). {step}"
         ) from error
 
 

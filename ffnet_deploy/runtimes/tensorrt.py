@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from ffnet_deploy.artifacts.renewal import next_step
 from ffnet_deploy.artifacts.values import EngineFindings, EngineOptions
 from ffnet_deploy.artifacts.writing import write_bytes
 from ffnet_deploy.errors import EngineError, FFNetDeployError, UsageError, needs
@@ -123,7 +124,7 @@ class TensorRTBuilder:
             errors = (parser.get_error(i) for i in range(parser.num_errors))
             why = "; ".join(f"{e.node_name() or e.node_operator()}: {e.desc()}" for e in errors) or "it has no layers"
             one_line = " ".join(why.split())
-            raise EngineError(f"{graph} is refused by {self._runtime}'s parser ({one_line}). Export it again.")
+            raise EngineError(f"{graph} is refused by {self._runtime}'s parser ({one_line}). {next_step(graph)}")
 
     def _config(self, builder: Any, network: Any, options: EngineOptions, cache: Path | None) -> Any:  # noqa: ANN401
         """The builder's configuration, by Polygraphy."""
@@ -316,7 +317,15 @@ class TensorRTRunner:
         return samples
 
     def profile(self, feeds: Sequence[Feeds], runs: int) -> list[LayerTime]:
-        """Time every layer of the engine, in the order that the engine lists them."""
+        """Time every layer of the engine, in the order that the engine lists them.
+
+        Raises:
+            EngineError: a run fails, or the engine inspector tells of no layers.
+        """
+        with self._told():
+            return self._profiled(feeds, runs)
+
+    def _profiled(self, feeds: Sequence[Feeds], runs: int) -> list[LayerTime]:
         times: dict[str, list[float]] = {}
 
         class Times(self._trt.IProfiler):  # type: ignore[misc, name-defined]

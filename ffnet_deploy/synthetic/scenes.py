@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +27,6 @@ VERSION = 2
 SMALLEST = 64
 """Height and width below which a scene has no room for its objects."""
 
-_MOST_SCENES = 100_000
-"""Of a city; no more are looked for to be deleted, whatever the marker says."""
 _MOST_THREADS = 4
 """Each holds about 100 MB while it draws a scene of 1024x2048."""
 
@@ -136,9 +135,7 @@ def write_cityscapes(
         asked = {"version": VERSION, "seed": seed, "size": list(size), "scenes": count}
         before = written.get(f"{split}/{city}", {})
         if before != asked or not all(p.is_file() for i in range(count) for p in _files(root, split, city, i)):
-            for index in range(count, min(int(before.get("scenes", 0)), _MOST_SCENES)):
-                for path in _files(root, split, city, index):
-                    path.unlink(missing_ok=True)
+            _delete_beyond(root, split, city, count)
             for index in _drawn(root, split, city, count, seed, size):
                 if progress:
                     progress(done + index + 1, total)
@@ -176,12 +173,24 @@ def _files(root: Path, split: str, city: str, index: int) -> tuple[Path, Path]:
     )
 
 
+def _delete_beyond(root: Path, split: str, city: str, count: int) -> None:
+    """Delete the scenes of a city from the number ``count`` on, whatever the marker says of them."""
+    for first in _files(root, split, city, 0):
+        ours = re.compile(re.escape(first.name).replace("_000000_", r"_(\d{6,})_"))
+        # Its own listing, so that no name is guessed.
+        there = list(first.parent.iterdir()) if first.parent.is_dir() else []
+        for path in there:
+            found = ours.fullmatch(path.name)
+            if found and int(found[1]) >= count:
+                path.unlink(missing_ok=True)
+
+
 def _read_marker(marker: Path) -> dict[str, dict[str, Any]]:
     try:
         sets = unsealed(marker.read_bytes())["sets"]
-        return {name: {**asked, "scenes": int(asked["scenes"])} for name, asked in sets.items()}
+        return {name: dict(asked) for name, asked in sets.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # Absent or damaged. Drawing everything again only costs time.
+        # Absent or damaged: what is asked for is drawn again, and what lies beyond it in its cities is deleted.
         return {}
 
 

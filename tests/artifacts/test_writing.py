@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -153,7 +155,9 @@ def start_and_kill(path: Path) -> Path:
     return left
 
 
-def test_what_killed_processes_left_goes_with_the_next_file_in_that_folder(tmp_path: Path) -> None:
+def test_what_killed_processes_left_goes_with_the_next_file_in_that_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start_and_kill(tmp_path / "a")
     foreign = tmp_path / ".download.part"
     foreign.write_bytes(b"another program's")
@@ -164,9 +168,45 @@ def test_what_killed_processes_left_goes_with_the_next_file_in_that_folder(tmp_p
         # A living process' file stays.
         assert names(tmp_path) == [".b.ffnet-part", ".download.part", "c"]
         child.kill()
+    monkeypatch.setattr(writing, "_SWEPT", set())  # as in the next process
     write_bytes(tmp_path / "c", b"newer")
     assert names(tmp_path) == [".download.part", "c"]
     assert foreign.read_bytes() == b"another program's"
+
+
+def test_a_folder_is_listed_once_however_many_files_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+
+    def listing(_: Path, pattern: str) -> list[Path]:
+        listed.append(pattern)
+        return []
+
+    monkeypatch.setattr(Path, "glob", listing)
+    for i in range(5):
+        write_bytes(tmp_path / str(i), b"")
+    assert listed == [".*.ffnet-part"]
+
+
+def test_the_whole_folder_is_swept_again_where_the_own_name_is_taken(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "c", b"")
+    for name in (".a.ffnet-part", ".b.ffnet-part"):
+        (tmp_path / name).write_bytes(b"left")
+    write_bytes(tmp_path / "a", b"new")
+    assert names(tmp_path) == ["a", "c"]
+
+
+def test_a_lock_that_a_sweep_holds_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    part = tmp_path / ".file.ffnet-part"
+    part.write_bytes(b"left")
+    handle = os.open(part, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    release = threading.Timer(0.03, os.close, [handle])
+    release.start()
+    write_bytes(tmp_path / "file", b"new")
+    release.join()
+    assert names(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("hard", [False, True], ids=["link", "hard link"])

@@ -165,6 +165,20 @@ def test_a_tensor_of_zeros_has_no_range() -> None:
     assert limits(counted(np.zeros(100, np.float32))) == dict.fromkeys(METHODS, Limits(0, 0, 0))
 
 
+@pytest.mark.parametrize("ends", [(0, 1e-37), (-1e-37, 1e-38), (-1e-45, 0), (1e-37, 1e-37)])
+def test_a_tensor_next_to_zero_has_no_range(ends: tuple[float, float]) -> None:
+    assert limits(counted(np.linspace(*ends, 100, dtype=np.float32))) == dict.fromkeys(METHODS, Limits(0, 0, 0))
+
+
+@pytest.mark.parametrize("largest", [2.0**-119, 2.0**-112, 5.0])
+def test_a_few_values_among_tiny_ones_still_have_a_range(largest: float) -> None:
+    values = np.full(1_000_000, 1e-40, np.float32)
+    values[:3] = largest
+    for method, found in limits(counted(values)).items():
+        assert min(found.magnitude, found.high - found.low) >= 2.0**-119, method
+    assert limits(counted(values))["percentile"].magnitude == largest
+
+
 def test_a_few_values_among_zeros_still_have_a_range() -> None:
     values = np.zeros(1_000_000, np.float32)
     values[:3] = 5

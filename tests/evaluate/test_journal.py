@@ -142,6 +142,22 @@ def test_a_strange_line_is_left_out_and_counted(tmp_path: Path, line: bytes) -> 
     assert read(tmp_path) == {"a": 1, "b": 2, "c": 3, "d": 4}
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_damage_is_counted_once(tmp_path: Path, resume: bool) -> None:
+    path = written(tmp_path, *ABC)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join((lines[0], b"damaged\n", lines[2], b"torn")))
+    with opened(tmp_path, resume=resume) as journal:
+        assert journal.damaged == 1
+        # It is still held against other processes.
+        assert other_process(tmp_path).startswith("The same evaluation runs in another process.")
+        journal.add(Result("d", 4))
+    with opened(tmp_path) as journal:
+        assert journal.damaged == 0
+        assert sorted(journal.done) == ["a", "c", "d"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("value", [1.5, "1", None, True])
 def test_a_line_of_another_type_is_left_out_though_its_checksum_fits(tmp_path: Path, value: object) -> None:
     path = written(tmp_path, *ABC)

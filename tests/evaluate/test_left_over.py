@@ -13,7 +13,9 @@ from support.seals import resealed
 
 from ffnet_deploy.artifacts.workspace import Workspace
 from ffnet_deploy.errors import DataError
+from ffnet_deploy.evaluate import session
 from ffnet_deploy.evaluate.outcome import Evaluation
+from ffnet_deploy.evaluate.result import EVAL_SCHEMA
 from ffnet_deploy.evaluate.session import EvalOptions
 from ffnet_deploy.pipeline.evaluate import evaluate_cityscapes
 from ffnet_deploy.synthetic.scenes import write_cityscapes
@@ -77,6 +79,15 @@ def test_damaged_lines_are_left_out_and_that_is_said(interrupted: tuple[Path, Pa
     assert told == ["3 results of an interrupted run are damaged and left out: their images are evaluated again"]
     assert found.file.run
     assert found.file.run.images_taken_over == 0
+
+
+def test_what_another_layout_left_is_no_damage(interrupted: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    space, root = interrupted
+    (journal,) = space.glob("engines/unfinished/*")
+    before = journal.read_bytes()
+    monkeypatch.setattr(session, "EVAL_SCHEMA", EVAL_SCHEMA + 1)
+    assert evaluate(space, root, resume=True)[1] == []
+    assert journal.read_bytes() == before
 
 
 def test_the_same_set_has(run: Cli, interrupted: tuple[Path, Path], tmp_path: Path) -> None:

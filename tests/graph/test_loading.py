@@ -124,6 +124,29 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, case: str) -> None:
         parsed(tmp_path / "graph.onnx")
 
 
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        ("models/a@64x128.onnx", "export a --height 64 --width 128 --allow-size"),
+        ("models/a.fp16.onnx", "build a --fp16"),
+        ("models/a.image.int8-cpu.onnx", "build a --int8 --image-in"),
+        ("engines/a.fp16.onnxruntime.onnx", "build a --fp16 --runtime onnxruntime"),
+    ],
+)
+def test_the_next_step_makes_the_damaged_graph_again(tmp_path: Path, place: str, step: str) -> None:
+    path = tmp_path / place
+    path.parent.mkdir()
+    path.write_bytes(b"no graph at all")
+    with pytest.raises(ArtifactError) as caught:
+        parsed(path)
+    assert str(caught.value).endswith(f"Run: ffnet-deploy {step} --workspace {tmp_path}")
+    with pytest.raises(EngineError) as refused:
+        OnnxRuntimeRunner(path, threads=1)
+    assert str(refused.value).endswith(f"Run: ffnet-deploy {step} --workspace {tmp_path}")
+    with pytest.raises(ArtifactError, match=r"Run: what the record says$"):
+        load_network(path, (1, 3, 64, 128), remedy="what the record says")
+
+
 @pytest.mark.parametrize("cut", [1, 20, 100])
 def test_a_graph_that_is_cut_off_is_refused(tmp_path: Path, cut: int) -> None:
     data = small().SerializeToString()

@@ -108,6 +108,20 @@ def test_a_damaged_marker_only_costs_time(tmp_path: Path, text: str) -> None:
     assert list(json.loads((tmp_path / MARKER).read_text())["sets"]) == ["val/seefeld"]
 
 
+def test_no_scenes_of_another_seed_stay_behind_a_damaged_marker(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path, "val", {"seefeld": 3}, seed=3, size=SIZE)
+    own = tmp_path / "leftImg8bit" / "val" / "seefeld" / "seefeld_000001_000019_leftImg8bit.txt"
+    own.write_text("the user's")
+    (tmp_path / MARKER).write_text("{")
+    write_cityscapes(tmp_path, "val", {"seefeld": 1}, seed=4, size=SIZE)
+    assert [sample.name for sample in find_split(tmp_path).samples] == ["seefeld/seefeld_000000_000019"]
+    assert sorted(Path(name).name for name in state(tmp_path)) == [
+        "seefeld_000000_000019_gtFine_labelIds.png",
+        "seefeld_000000_000019_leftImg8bit.png",
+        own.name,
+    ]
+
+
 def test_the_real_cityscapes_is_never_added_to(tmp_path: Path) -> None:
     (tmp_path / "leftImg8bit" / "val" / "frankfurt").mkdir(parents=True)
     with pytest.raises(DataError, match=r"empty folder\.$"):
