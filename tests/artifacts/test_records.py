@@ -337,8 +337,7 @@ def test_no_figure_may_be_nan_or_infinite(tmp_path: Path, value: str) -> None:
         for where in figures:
             text = json.dumps(changed(values, where, math.pi)).replace(str(math.pi), value)
             record_path(path).write_text(text)
-            says = ".".join(map(str, where)) if value == "1e999" else f"it has the number {value}"
-            assert refused(path).startswith(f"{record_path(path)} is damaged ({says}"), where
+            assert refused(path).startswith(f"{record_path(path)} is damaged (it has the number {value})"), where
 
 
 # --- making them ----------------------------------------------------------------------------------------------------

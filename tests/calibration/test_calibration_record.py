@@ -224,11 +224,11 @@ def test_every_figure_is_finite(ready: Workspace, value: str) -> None:
             inner = inner[key]
         inner[last] = math.pi
         found.path.write_text(json.dumps(damaged).replace(str(math.pi), value))
-        says = f"it has the number {value})" if value[-1] in "Ny" else f"(tensors.s.{where}: "
+        says = f"it has the number {value})" if value[-1] in "Ny9" else f"(tensors.s.{where}: "
         assert says in refused(found)
     for name in ("percentile", "seconds"):
         found.path.write_text(json.dumps(values | {name: math.pi}).replace(str(math.pi), value))
-        assert (f"it has the number {value})" if value[-1] in "Ny" else f"({name}: ") in refused(found)
+        assert (f"it has the number {value})" if value[-1] in "Ny9" else f"({name}: ") in refused(found)
 
 
 @pytest.mark.parametrize(

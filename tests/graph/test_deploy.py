@@ -145,11 +145,11 @@ def test_ends_of_an_fp16_graph_keep_normalisation_and_up_sampling_in_fp32(case: 
 def test_tensorrt_rtx_builds_all_of_them(case: Case, builder: Worker, tmp_path: Path, precision: str) -> None:
     model = case.fp16 if precision == "fp16" else case.graph
     image = with_image_in(model)
-    variants = {
-        "image": image,
-        "labels": with_labels_out(model, case.size, align_corners=False),
-        "both": with_labels_out(image, case.size, align_corners=True),
-    }
+    # One end alone is parsed as beside the other; the precision does not matter to the ends, which are FP32.
+    variants = {"both": with_labels_out(image, case.size, align_corners=True)}
+    if precision == "fp32":
+        variants["labels"] = with_labels_out(model, case.size, align_corners=False)
+        variants["image"] = image
     for name, variant in variants.items():
         path = tmp_path / f"{name}.onnx"
         onnx.save(variant, path)

@@ -11,7 +11,7 @@ import pytest
 from support.mirror import ARCHIVE, CONTENTS, GOOD, NAMES, OTHERS, Site, complete, untouched, zip_of
 
 from ffnet_deploy.errors import ArtifactError, UnknownModelError, WeightsError
-from ffnet_deploy.zoo import checksums
+from ffnet_deploy.zoo import checksums, weights
 from ffnet_deploy.zoo import fetch as module
 from ffnet_deploy.zoo.checksums import SUMS
 from ffnet_deploy.zoo.download import FetchProgress
@@ -197,7 +197,7 @@ def test_what_is_recorded_is_what_was_read(site: Site, tmp_path: Path, monkeypat
     (tmp_path / ARCHIVE).mkdir()
     for name, data in CONTENTS.items():
         (tmp_path / ARCHIVE / name).write_bytes(data)
-    real = module.read_fitting
+    real = weights.read_fitting
 
     def and_replace(spec: ModelSpec, path: Path) -> FittingState:
         fitting = real(spec, path)

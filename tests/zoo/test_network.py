@@ -138,10 +138,19 @@ def test_odd_size_of_a_whole_image(name: str, size: tuple[int, int]) -> None:
     assert logits_of(name, 513, 1025) == size
 
 
+def without_norms(model: nn.Module) -> nn.Module:
+    """The same network for looking at shapes: norms change none, and take most of the time on the meta device."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    return model
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_takes_any_size(name: str) -> None:
     with torch.device("meta"):
-        module = FFNet(find(name)).eval()
+        module = without_norms(FFNet(find(name)).eval())
         for size in ((97, 161), (513, 1025), (64, 67), find(name).input_hw):
             logits = tuple(module(torch.zeros(1, 3, *size)).shape)
             assert logits == (1, 19, *logits_of(name, *size))
