@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from kills.killing import KillTest, Row, Scenario
 
 _FAST = Path("/dev/shm")  # noqa: S108 - a folder below it is made with a random name
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="these commands alone, each with its share of all kills")
     parser.add_argument("--seed", type=int, default=0, help="of the first kill of each command")
     asked = parser.parse_args()
+    # A process that has computed with threads must not be forked: its children would wait for threads they lack.
+    torch.set_num_threads(1)
     # Late: it imports all that a command could need, so that the runs do not have to.
     from kills.commands import scenarios
 

@@ -243,7 +243,7 @@ def _marks_beside(file: Path | None) -> tuple[str, ...]:
     """Marks in the record beside a weight file, if there is one; everything made from it carries them."""
     if file is None or not record_path(file).exists():
         return ()
-    return load_record(file, WeightsRecord, remedy="the command that made these weights").marks
+    return load_record(file, WeightsRecord, remedy="ffnet-deploy demo").marks
 
 
 def _verify(loaded: LoadedWeights, graph: bytes, shape: Shape) -> Verification:
