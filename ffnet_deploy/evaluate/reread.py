@@ -69,14 +69,14 @@ def _parsed(text: bytes) -> EvaluationFile:
     return parse_sealed(EvaluationFile, text)
 
 
-def _results(file: EvaluationFile) -> Results:
-    """What is stated once, after all that is stated twice was found to agree."""
-    _check_rungs(file)
-    _check_set(file)
-    for image in file.images:
-        check_image(image, file.rungs, file.protocol)
+def unscored(file: EvaluationFile) -> Results:
+    """What is stated once in a result: all that its scores are computed from.
+
+    Raises:
+        ValueError: an image's counts or answers are none.
+    """
     task = task_of(file.command)
-    results = Results(
+    return Results(
         command=file.command,
         model=file.model,
         sources=file.sources,
@@ -88,6 +88,15 @@ def _results(file: EvaluationFile) -> Results:
         marks=file.marks,
         tools=file.tools,
     )
+
+
+def _results(file: EvaluationFile) -> Results:
+    """What is stated once, after all that is stated twice was found to agree."""
+    _check_rungs(file)
+    _check_set(file)
+    for image in file.images:
+        check_image(image, file.rungs, file.protocol)
+    results = unscored(file)
     # Of a shard, the merge knows all names.
     if (file.set.shard or (1, 1))[1] == 1 and file.set.names != hash_json([image.name for image in file.images]):
         raise ValueError("its images are not those that set.names tells")

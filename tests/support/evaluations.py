@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ffnet_deploy.artifacts.reading import parse
-from ffnet_deploy.evaluate.outcome import Results, task_of
-from ffnet_deploy.evaluate.result import EvaluationFile, ScoredRung, SetPart
+from ffnet_deploy.evaluate.reread import unscored
+from ffnet_deploy.evaluate.result import EvaluationFile
 from support.cli_runner import Cli
 
 ONE = ("--only", "onnxruntime fp32", "--threads", "1")
@@ -31,21 +31,7 @@ def found(values: dict[str, Any]) -> dict[str, Any]:
 def rescored(values: dict[str, Any]) -> str:
     """The JSON of a result whose counts or answers were changed: all that follows from them computed anew."""
     file = parse(EvaluationFile, json.dumps(values))
-    results = Results(
-        command=file.command,
-        model=file.model,
-        sources=file.sources,
-        part=SetPart(**{name: getattr(file.set, name) for name in SetPart.__dataclass_fields__}),
-        protocol=file.protocol,
-        rungs=tuple(
-            ScoredRung(**{name: getattr(rung, name) for name in ScoredRung.__dataclass_fields__}) for rung in file.rungs
-        ),
-        images=[task_of(file.command).read(image) for image in file.images],
-        skipped=file.skipped,
-        marks=file.marks,
-        tools=file.tools,
-    )
-    return json.dumps(results.scored(run=file.run).to_json())
+    return json.dumps(unscored(file).scored(run=file.run).to_json())
 
 
 def journals(workspace: Path) -> list[Path]:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from support.golden import published_shapes
 from support.mirror import saved_bytes, zip_of
+from support.refusals import refusal
 from torch import Tensor
 
 from ffnet_deploy import build_model, cli
@@ -37,15 +38,6 @@ def published(name: str) -> State:
         key: (torch.tensor(7) if key.endswith("num_batches_tracked") else torch.tensor(0.25)).expand(shape)
         for key, shape in published_shapes()[name].items()
     }
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(WeightsError) as caught:
-        call()
-    assert caught.value.exit_code == 3
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def read(folder: Path, data: bytes) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,12 @@ import pytest
 import torch
 from support.golden import published_shapes
 from support.golden.deterministic import make_input, tensor_values
+from support.refusals import refusal
 from torch import Tensor
 
 from ffnet_deploy import build_model
 from ffnet_deploy.artifacts.writing import sha256_of
-from ffnet_deploy.errors import UnknownModelError, WeightsError
+from ffnet_deploy.errors import UnknownModelError
 from ffnet_deploy.zoo import checkpoint, weights
 from ffnet_deploy.zoo.specs import SPECS, find
 
@@ -46,15 +47,6 @@ def saved(folder: Path, state: object) -> Path:
     path = folder / "some.pth"
     torch.save(state, path)
     return path
-
-
-def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(WeightsError) as caught:
-        call()
-    assert caught.value.exit_code == 3
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # --- what fits ------------------------------------------------------------------------------------------------------
