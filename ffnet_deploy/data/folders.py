@@ -76,17 +76,8 @@ def entries(folder: Path) -> list[Path]:
     return [entry.path for entry in listed(folder)]
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, by name; other files are passed over.
-
-    Raises:
-        DataError: as of :func:`listed`, or a picture of a kind that is not read.
-    """
-    return pictures_of(listed(folder))
-
-
 def pictures_of(there: Iterable[Entry]) -> list[Path]:
-    """The pictures among what lies in a folder.
+    """The pictures among what lies in a folder; other files are passed over.
 
     Raises:
         DataError: a picture of a kind that is not read.
@@ -98,7 +89,7 @@ def pictures_below(folder: Path) -> Iterator[Path]:
     """The pictures in a folder and in all folders below it; each folder counts once, however many links lead to it.
 
     Raises:
-        DataError: as of :func:`pictures_in`.
+        DataError: as of :func:`listed` and :func:`pictures_of`.
     """
     seen: set[str] = set()
 

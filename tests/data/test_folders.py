@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ffnet_deploy.data.folders import entries, is_clutter, pictures_below, pictures_in
+from ffnet_deploy.data.folders import entries, is_clutter, listed, pictures_below, pictures_of
 from ffnet_deploy.errors import DataError
 
 
@@ -31,7 +31,7 @@ def test_clutter_and_other_files_are_passed_over_at_every_depth(tmp_path: Path) 
     )
     found = [path.relative_to(tmp_path).as_posix() for path in pictures_below(tmp_path)]
     assert found == ["a/c.jpg", "a/deep/d.webp", "b.PNG"]
-    assert [path.name for path in pictures_in(tmp_path)] == ["b.PNG"]
+    assert [path.name for path in pictures_of(listed(tmp_path))] == ["b.PNG"]
 
 
 def test_links_to_folders_count_once_and_loops_end(tmp_path: Path) -> None:
@@ -60,10 +60,10 @@ def test_a_link_that_leads_nowhere_is_no_empty_folder(tmp_path: Path, name: str)
 def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png is no file"):
-        pictures_in(tmp_path)
+        pictures_of(listed(tmp_path))
 
 
 def test_a_picture_of_a_kind_that_is_not_read_is_not_passed_over(tmp_path: Path) -> None:
     touch(tmp_path / "a.png", tmp_path / "b.HEIC")
     with pytest.raises(DataError, match=r"b\.HEIC is a picture of a kind that is not read .* Convert such files"):
-        pictures_in(tmp_path)
+        pictures_of(listed(tmp_path))
