@@ -10,6 +10,7 @@ import threading
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -128,11 +129,16 @@ def members(archive: Path) -> list[str]:
         DataError: it is no zip archive, or damaged.
     """
     try:
-        # Not kept open: of many archives in a folder few hold what is looked for.
-        with zipfile.ZipFile(archive) as file:
-            return [info.filename for info in file.infolist() if not info.is_dir()]
+        return list(_listed(archive, _stamp(archive)))
     except _DAMAGED as error:
         raise DataError(f"{archive} cannot be read as a zip archive ({error}). Download it again.") from error
+
+
+@lru_cache(maxsize=8)
+def _listed(archive: Path, _stamp: str) -> tuple[str, ...]:
+    """One search asks the same archive several times. It is not kept open: of many few hold what is looked for."""
+    with zipfile.ZipFile(archive) as file:
+        return tuple(info.filename for info in file.infolist() if not info.is_dir())
 
 
 _open = threading.local()
